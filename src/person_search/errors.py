@@ -1,0 +1,35 @@
+"""The errors a user meets: one line each, saying what was expected, what was found and what to do.
+
+The command line prints the message alone (``--debug`` adds the traceback) and exits with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PersonSearchError(Exception):
+    """A run-time failure that the user can do something about. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(PersonSearchError):
+    """A wrong option, key, name or value: nothing was started. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(PersonSearchError):
+    """A dataset, image or predictions file that is missing, damaged or not what it claims to be."""
+
+
+class CheckpointError(PersonSearchError):
+    """A checkpoint that cannot be read, written, or used with this model."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the known name most like ``name``, or an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{matches[0]}'?" if matches else ""

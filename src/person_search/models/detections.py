@@ -1,0 +1,45 @@
+"""What goes into a model beside the image, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The people of one training image.
+
+    Attributes:
+        boxes: (N, 4) float32 xyxy, pixels of the image as given.
+        person_ids: (N,) int64, 0..num_identities-1, or -1 without identity.
+        ignore: (K, 4) float32 regions that are no training target and whose RoIs are no negatives.
+    """
+
+    boxes: Tensor
+    person_ids: Tensor
+    ignore: Tensor
+
+    def to(self, device: torch.device | str) -> Target:
+        """The same target on ``device``."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """The people found in one image, best score first.
+
+    Attributes:
+        boxes: (N, 4) float32 xyxy, pixels of the image as given.
+        scores: (N,) float32 in 0..1.
+        embeddings: (N, D) float32, of unit length unless confidence-weighted.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    embeddings: Tensor
+
+    def __len__(self) -> int:
+        return len(self.scores)

@@ -1,0 +1,97 @@
+"""Names for methods, datasets and re-ID losses, and the decorators that add to them.
+
+A new method, dataset or loss is one registered class, in this package or in anybody's: packages that
+declare an entry point in the group ``person_search.plugins`` are imported before a name is looked up.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from person_search.errors import UsageError, nearest
+
+Registered = TypeVar("Registered", bound=type)
+
+PLUGIN_GROUP = "person_search.plugins"
+
+
+class Registry:
+    """Classes by name. Built-in ones are given as ``"module:Class"`` and imported only when asked for."""
+
+    def __init__(self, kind: str, builtin: dict[str, str]):
+        self.kind = kind
+        self._builtin = builtin
+        self._registered: dict[str, type] = {}
+
+    def register(self, name: str) -> Callable[[Registered], Registered]:
+        """Class decorator: make the class known as ``name``. Raises ValueError when the name is taken."""
+
+        def add(cls: Registered) -> Registered:
+            taken = self._registered.get(name)
+            if taken is not None and taken is not cls:
+                raise ValueError(f"{self.kind} '{name}' is already registered as {taken.__qualname__}")
+            if self._builtin.get(name, f"{cls.__module__}:{cls.__qualname__}") != f"{cls.__module__}:{cls.__qualname__}":
+                raise ValueError(f"{self.kind} '{name}' is built in; choose another name")
+            self._registered[name] = cls
+            return cls
+
+        return add
+
+    def names(self) -> list[str]:
+        """All known names, sorted."""
+        load_plugins()
+        return sorted({*self._builtin, *self._registered})
+
+    def get(self, name: str) -> Any:
+        """The class known as ``name``. Raises UsageError, with the nearest known name, when there is none."""
+        load_plugins()
+        if name in self._registered:
+            return self._registered[name]
+        if name in self._builtin:
+            module, _, attribute = self._builtin[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        known = self.names()
+        raise UsageError(f"unknown {self.kind} '{name}'; known: {', '.join(known)}.{nearest(name, known)}")
+
+
+@functools.cache
+def load_plugins() -> None:
+    """Import every installed plug-in once; what they register is then known."""
+    for entry_point in importlib.metadata.entry_points(group=PLUGIN_GROUP):
+        entry_point.load()
+
+
+methods = Registry(
+    "method",
+    {
+        "baseline": "person_search.models.baseline:Baseline",
+        "oim": "person_search.models.oim:OIM",
+        "nae": "person_search.models.nae:NAE",
+    },
+)
+datasets = Registry(
+    "dataset",
+    {
+        "synthetic": "person_search.data.synthetic:SyntheticDataset",
+        "coco": "person_search.data.coco:CocoDataset",
+        "mot": "person_search.data.mot:MotDataset",
+        "cuhk-sysu": "person_search.data.cuhk_sysu:CuhkSysuDataset",
+        "ssm": "person_search.data.cuhk_sysu:CuhkSysuDataset",
+        "prw": "person_search.data.prw:PrwDataset",
+    },
+)
+losses = Registry(
+    "re-ID loss",
+    {
+        "oim": "person_search.models.oim_loss:OIMLoss",
+        "softmax": "person_search.models.softmax_loss:SoftmaxLoss",
+    },
+)
+
+register_method = methods.register
+register_dataset = datasets.register
+register_loss = losses.register
