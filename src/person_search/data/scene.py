@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from person_search.config import DataConfig
 from person_search.errors import UsageError
 
 UNLABELLED = -1
@@ -122,14 +123,16 @@ class ProtocolOptions:
 class Dataset(abc.ABC):
     """A dataset on disk. Subclasses register a name and read annotations without opening any image.
 
-    ``root`` is the folder the user gave; errors name the missing file and the layout expected.
+    ``root`` is the folder the user gave; errors name the missing file and the layout expected. ``config`` holds the
+    dataset's options (query list, time split and so on).
     """
 
     summary: ClassVar[str] = ""
     """One line for lists: what the dataset is and the folder layout it wants."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, config: DataConfig | None = None):
         self.root = root
+        self.config = config or DataConfig()
 
     @abc.abstractmethod
     def split(self, name: SplitName) -> Split:
