@@ -26,37 +26,58 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the pictures come from."""
 
-    dataset: str = Field("synthetic", description="dataset loader: synthetic, coco, mot, cuhk-sysu (ssm), prw, or a plug-in's")
+    dataset: str = Field(
+        "synthetic", description="dataset loader: synthetic, coco, mot, cuhk-sysu (ssm), prw, or a plug-in's"
+    )
     data_root: Path = Field(Path("data/synthetic"), description="folder of the dataset, or its parent")
     workers: Count = Field(2, description="processes that decode images; 0 decodes in the main process")
-    skip_unreadable: bool = Field(False, description="train without images that cannot be read, listing them, instead of stopping")
-    validation_share: Share = Field(
-        0.0, description="share of the training scenes held out for validation when the dataset has no validation split of its own"
+    skip_unreadable: bool = Field(
+        False, description="train without images that cannot be read, listing them, instead of stopping"
     )
-    query_list: Literal["standard", "mini"] = Field("standard", description="PRW: which query list; mini is PRW-mini (Munjal et al., 2019)")
-    mot_split: Literal["time", "sequence"] = Field("time", description="MOT: train and test split within each sequence, or by sequence")
-    mot_train_share: Share = Field(0.5, description="MOT: first share of each sequence's length, or of the sequences, used for training")
-    mot_min_gap: Annotated[float, Field(ge=0)] = Field(5.0, description="MOT: seconds between a query and its gallery scenes, at least")
+    validation_share: Share = Field(
+        0.0,
+        description="share of the training scenes held out for validation when the dataset has no validation split of its own",
+    )
+    query_list: Literal["standard", "mini"] = Field(
+        "standard", description="PRW: which query list; mini is PRW-mini (Munjal et al., 2019)"
+    )
+    mot_split: Literal["time", "sequence"] = Field(
+        "time", description="MOT: train and test split within each sequence, or by sequence"
+    )
+    mot_train_share: Share = Field(
+        0.5, description="MOT: first share of each sequence's length, or of the sequences, used for training"
+    )
+    mot_min_gap: Annotated[float, Field(ge=0)] = Field(
+        5.0, description="MOT: seconds between a query and its gallery scenes, at least"
+    )
 
 
 class ModelConfig(Section):
     """The network and how it reads images. Saved in the checkpoint."""
 
     method: str = Field("baseline", description="baseline, oim, nae, or a plug-in's")
-    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = Field("resnet50", description="residual network")
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = Field(
+        "resnet50", description="residual network"
+    )
     width: Positive = Field(1.0, description="multiplies the backbone's channels; weights from files need 1")
     flavour: Literal["torchvision", "caffe"] = Field(
-        "torchvision", description="stride placement and image normalisation; caffe is that of the published numbers"
+        "torchvision",
+        description="stride placement and image normalisation; caffe is that of the published numbers",
     )
     weights: str = Field("imagenet", description="start of the backbone: imagenet, none, or the path of a weights file")
-    levels: tuple[Level, ...] = Field(("C5",), description="backbone levels the re-ID embedding is taken from: C5, or C4 C5")
+    levels: tuple[Level, ...] = Field(
+        ("C5",), description="backbone levels the re-ID embedding is taken from: C5, or C4 C5"
+    )
     reid_loss: str = Field("oim", description="re-ID loss: oim, softmax, or a plug-in's")
     shorter_side: tuple[AtLeastOne, ...] = Field(
-        (600,), description="images are resized to this shorter side, pixels; several: one drawn per training image, the last in test"
+        (600,),
+        description="images are resized to this shorter side, pixels; several: one drawn per training image, the last in test",
     )
     longer_side: AtLeastOne = Field(1000, description="longest side after resizing, pixels")
 
-    anchor_sizes: tuple[Positive, ...] | None = Field(None, description="anchor sizes, pixels of the resized image; None: the method's own")
+    anchor_sizes: tuple[Positive, ...] | None = Field(
+        None, description="anchor sizes, pixels of the resized image; None: the method's own"
+    )
     anchor_ratios: tuple[Positive, ...] = Field((1.0, 2.0), description="anchor aspect ratios, height / width")
     rpn_fg_iou: Share = Field(0.7, description="RPN: IoU from which an anchor is a person")
     rpn_bg_iou: Share = Field(0.3, description="RPN: IoU below which an anchor is background")
@@ -72,14 +93,20 @@ class ModelConfig(Section):
     roi_positive_share: Share = Field(0.5, description="share of sampled RoIs that may be positive")
     box_loss_weight: Positive | None = Field(None, description="weight of the box loss; None: the method's own")
 
-    pk_sampling: bool = Field(True, description="baseline: re-ID trains on K proposals of every person; off: on the detection head's RoIs")
+    pk_sampling: bool = Field(
+        True,
+        description="baseline: re-ID trains on K proposals of every person; off: on the detection head's RoIs",
+    )
     pk_per_person: AtLeastOne = Field(4, description="baseline: K of PK sampling")
     reid_loss_weight: Positive = Field(0.5, description="weight of the re-ID loss")
     oim_scale: Positive = Field(30.0, description="OIM: logits are this times the cosine")
     oim_momentum: Share = Field(0.5, description="OIM: share of the old row kept when the table is updated")
-    oim_queue: AtLeastOne | None = Field(None, description="OIM: queue length; None: 5000 above 1000 identities, else 500")
+    oim_queue: AtLeastOne | None = Field(
+        None, description="OIM: queue length; None: 5000 above 1000 identities, else 500"
+    )
     freeze: bool | None = Field(
-        None, description="keep conv1 and the trunk's BN as loaded; None: the method's own, and never with --weights none"
+        None,
+        description="keep conv1 and the trunk's BN as loaded; None: the method's own, and never with --weights none",
     )
 
     score_threshold: Share = Field(0.05, description="detections below this score are dropped")
@@ -118,33 +145,59 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """How the network is trained."""
 
-    run_dir: Path = Field(Path("runs/baseline"), description="folder for the config, checkpoints, curves and results of this run")
-    init_from: Path | None = Field(None, description="checkpoint whose model weights to start from (identity table excepted)")
+    run_dir: Path = Field(
+        Path("runs/baseline"),
+        description="folder for the config, checkpoints, curves and results of this run",
+    )
+    init_from: Path | None = Field(
+        None, description="checkpoint whose model weights to start from (identity table excepted)"
+    )
     batch_size: AtLeastOne = Field(5, description="images per process and step")
-    max_epochs: AtLeastOne = Field(7, description="epochs, warm-up included; one epoch shows each image and its mirror image")
-    max_steps: AtLeastOne | None = Field(None, description="stop after this many optimisation steps, whatever the epoch")
+    max_epochs: AtLeastOne = Field(
+        7, description="epochs, warm-up included; one epoch shows each image and its mirror image"
+    )
+    max_steps: AtLeastOne | None = Field(
+        None, description="stop after this many optimisation steps, whatever the epoch"
+    )
     flip: bool = Field(True, description="show every image mirrored too")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimiser of the detection parameters")
     lr: Positive = Field(0.003, description="learning rate of the detection parameters")
     momentum: Share = Field(0.9, description="SGD momentum")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="weight decay, biases of detection parameters excepted")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        1e-4, description="weight decay, biases of detection parameters excepted"
+    )
     decay_biases: bool = Field(False, description="weight decay on biases of detection parameters too")
     double_bias_lr: bool = Field(False, description="twice the learning rate on biases of detection parameters")
     reid_lr: Positive = Field(3.5e-4, description="learning rate of the re-ID parameters")
     reid_weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="weight decay of the re-ID parameters")
-    uni_optim: bool = Field(False, description="one SGD for all parameters, re-ID parameters keeping their own learning rate")
-    lr_policy: Literal["multistep", "step", "cosine", "plateau", "lambda"] = Field("multistep", description="learning-rate decay")
-    lr_decay_epochs: tuple[Count, ...] = Field((4,), description="detection: epochs after warm-up at which lr decays (step: the period)")
+    uni_optim: bool = Field(
+        False, description="one SGD for all parameters, re-ID parameters keeping their own learning rate"
+    )
+    lr_policy: Literal["multistep", "step", "cosine", "plateau", "lambda"] = Field(
+        "multistep", description="learning-rate decay"
+    )
+    lr_decay_epochs: tuple[Count, ...] = Field(
+        (4,), description="detection: epochs after warm-up at which lr decays (step: the period)"
+    )
     reid_lr_decay_epochs: tuple[Count, ...] | None = Field(
-        None, description="re-ID: the same for its own optimiser; None: ceil(0.6 E) and ceil(0.8 E) of E epochs"
+        None,
+        description="re-ID: the same for its own optimiser; None: ceil(0.6 E) and ceil(0.8 E) of E epochs",
     )
     lr_decay_factor: Share = Field(0.1, description="factor of each decay")
-    warmup_epochs: Annotated[float, Field(ge=0)] = Field(1, description="epochs in which the learning rate rises to its full value")
-    warmup_mode: Literal["linear", "constant"] = Field("linear", description="warm-up: rising each step, or constant at warmup_factor")
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(
+        1, description="epochs in which the learning rate rises to its full value"
+    )
+    warmup_mode: Literal["linear", "constant"] = Field(
+        "linear", description="warm-up: rising each step, or constant at warmup_factor"
+    )
     warmup_factor: Share = Field(0.01, description="factor on the learning rate at the start of warm-up")
-    clip_grad: Positive | None = Field(None, description="clip the gradient norm at this value (20 in the literature); None: off")
+    clip_grad: Positive | None = Field(
+        None, description="clip the gradient norm at this value (20 in the literature); None: off"
+    )
     accumulate: AtLeastOne = Field(1, description="batches whose gradients are added up for one optimisation step")
-    precision: Literal["32", "bf16", "16"] = Field("32", description="arithmetic of the network; losses and OIM stay in float32")
+    precision: Literal["32", "bf16", "16"] = Field(
+        "32", description="arithmetic of the network; losses and OIM stay in float32"
+    )
     seed: Count = Field(0, description="seed of weights, sampling and data order")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to run")
     devices: AtLeastOne = Field(1, description="processes per machine, one per GPU (CPU: one per share of the cores)")
@@ -159,14 +212,23 @@ class EvaluationConfig(Section):
     """How detections are collected and scored."""
 
     eval_batch_size: AtLeastOne = Field(5, description="images per batch in test")
-    use_gt_boxes: bool = Field(False, description="embed the true boxes instead of detections: the upper bound of re-ID")
+    use_gt_boxes: bool = Field(
+        False, description="embed the true boxes instead of detections: the upper bound of re-ID"
+    )
     detection_threshold: Share = Field(0.5, description="detections below this score do not count in detection metrics")
     search_threshold: Share = Field(0.5, description="detections below this score are dropped before search")
-    gallery_size: tuple[int, ...] = Field((), description="CUHK-SYSU gallery sizes: 50 100 500 1000 2000 4000, -1 whole set; none: standard")
+    gallery_size: tuple[int, ...] = Field(
+        (), description="CUHK-SYSU gallery sizes: 50 100 500 1000 2000 4000, -1 whole set; none: standard"
+    )
     cross_camera: bool = Field(False, description="search only scenes of other cameras than the query's")
     cbgm: bool = Field(False, description="re-score by context bipartite graph matching (SeqNet, AAAI 2021)")
-    cbgm_k1: AtLeastOne | None = Field(None, description="CBGM: detections whose gallery scenes are re-scored; None: dataset's (30 PRW, else 10)")
-    cbgm_k2: AtLeastOne | None = Field(None, description="CBGM: people of the query scene, query included; None: dataset's (4 PRW, else 3)")
+    cbgm_k1: AtLeastOne | None = Field(
+        None,
+        description="CBGM: detections whose gallery scenes are re-scored; None: dataset's (30 PRW, else 10)",
+    )
+    cbgm_k2: AtLeastOne | None = Field(
+        None, description="CBGM: people of the query scene, query included; None: dataset's (4 PRW, else 3)"
+    )
 
 
 class Config(Section):

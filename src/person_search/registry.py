@@ -34,7 +34,10 @@ class Registry:
             taken = self._registered.get(name)
             if taken is not None and taken is not cls:
                 raise ValueError(f"{self.kind} '{name}' is already registered as {taken.__qualname__}")
-            if self._builtin.get(name, f"{cls.__module__}:{cls.__qualname__}") != f"{cls.__module__}:{cls.__qualname__}":
+            if (
+                self._builtin.get(name, f"{cls.__module__}:{cls.__qualname__}")
+                != f"{cls.__module__}:{cls.__qualname__}"
+            ):
                 raise ValueError(f"{self.kind} '{name}' is built in; choose another name")
             self._registered[name] = cls
             return cls

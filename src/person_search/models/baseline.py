@@ -1,0 +1,95 @@
+"""The strong baseline: detection and re-ID part ways on top of the trunk, and re-ID picks its own RoIs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from person_search.config import ModelConfig
+from person_search.models.box_heads import LightHead, box_loss, softmax_classification_loss
+from person_search.models.detections import Target
+from person_search.models.embedding import Neck
+from person_search.models.person_search_model import PersonSearchModel, RoiScores
+from person_search.models.roi_sampling import SampledRois, pk_sample
+from person_search.registry import losses as reid_losses
+
+
+class Baseline(PersonSearchModel):
+    """Light detection head; re-ID head of top, max pooling and BN neck, trained by PK sampling.
+
+    Detection never reads the re-ID head, so in test that only runs on the boxes that survive NMS.
+    """
+
+    freezes_trunk = True
+
+    def __init__(self, config: ModelConfig, num_identities: int, *, load_weights: bool = True):
+        super().__init__(config, num_identities, load_weights=load_weights)
+        self.box_head = LightHead(self.trunk.channels)
+        self.cls_score = nn.Linear(256, 2)
+        self.bbox_pred = nn.Linear(256, 8)
+        self.neck = Neck(self.level_channels)
+        loss = reid_losses.get(config.reid_loss)
+        self.reid_loss = nn.ModuleDict(
+            {level: loss(size, num_identities, config) for level, size in self.level_channels.items()}
+        )
+
+    def roi_losses(
+        self, features: Tensor, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
+    ) -> dict[str, Tensor]:
+        """Classification, box and re-ID loss; see ``PersonSearchModel``."""
+        logits, deltas = self._detect(self.align(features, [rois.boxes for rois in sampled]))
+        boxes, labels = self._reid_rois(proposals, sampled, targets)
+        return {
+            "classification": softmax_classification_loss(logits, sampled),
+            "box": box_loss(deltas, sampled, self.config.box_loss_weight or self.box_loss_weight),
+            "reid": self._identify(features, boxes, labels),
+        }
+
+    def score_rois(self, features: Tensor, boxes: list[Tensor]) -> RoiScores:
+        """Softmax person score and deltas, from the light head alone."""
+        logits, deltas = self._detect(self.align(features, boxes))
+        return RoiScores(logits.softmax(1)[:, 1], deltas)
+
+    def embed_pooled(self, pooled: dict[str, Tensor]) -> Tensor:
+        """Each level through its neck, to unit length, concatenated."""
+        return self.neck.embed(pooled)
+
+    def reid_parameters(self) -> list[nn.Parameter]:
+        """Everything in the re-ID head, top included."""
+        return [p for part in (self.top, self.neck, self.reid_loss) for p in part.parameters() if p.requires_grad]
+
+    def _detect(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.box_head(aligned)
+        return self.cls_score(hidden).float(), self.bbox_pred(hidden).float()
+
+    def _reid_rois(
+        self, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
+    ) -> tuple[list[Tensor], Tensor]:
+        """RoIs that train re-ID, per image, and their labels, concatenated."""
+        if not self.config.pk_sampling:
+            people = [(rois.boxes[rois.is_person], rois.labels[rois.is_person]) for rois in sampled]
+        else:
+            people = [
+                pk_sample(
+                    boxes,
+                    target,
+                    per_person=self.config.pk_per_person,
+                    labelled_only=self.config.reid_loss == "softmax",
+                )
+                for boxes, target in zip(proposals, targets, strict=True)
+            ]
+        return [boxes for boxes, _ in people], torch.cat([labels for _, labels in people])
+
+    def _identify(self, features: Tensor, boxes: list[Tensor], labels: Tensor) -> Tensor:
+        """Weighted re-ID loss, the mean over levels."""
+        self.metrics["reid_rois"] = torch.tensor(float(len(labels)))
+        if len(labels) < 2:
+            # Batch normalisation needs two rows. The other processes' table updates still count on this one.
+            rows = {level: features.new_zeros(0, size) for level, size in self.level_channels.items()}
+            labels = labels[:0]
+            necked = rows
+        else:
+            necked = self.neck(self.pool(self.align(features, boxes)))
+        results = [self.reid_loss[level](x, labels) for level, x in necked.items()]
+        self.metrics["identity_accuracy"] = torch.stack([accuracy for _, accuracy in results]).mean()
+        return self.config.reid_loss_weight * torch.stack([loss for loss, _ in results]).mean()

@@ -1,0 +1,81 @@
+"""Heads that say whether a RoI is a person and where exactly, their losses, and the final choice of boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import clip_boxes_to_image, nms
+
+from person_search.config import ModelConfig
+from person_search.models.distributed import mean_count
+from person_search.models.roi_sampling import SampledRois
+
+ROI_SIZE = (14, 7)
+"""Height and width of RoIAlign's output."""
+
+
+class LightHead(nn.Module):
+    """The baseline's own small detection head: (R, C4, 14, 7) -> (R, 256)."""
+
+    def __init__(self, channels: int, hidden: int = 256):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, hidden, 1, stride=2)
+        self.bn = nn.BatchNorm2d(hidden)
+        self.fc = nn.Linear(hidden * (ROI_SIZE[0] // 2) * ((ROI_SIZE[1] + 1) // 2), hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, C4, 14, 7) -> (R, 256)."""
+        return F.relu(self.fc(F.relu(self.bn(self.conv(x))).flatten(1)))
+
+
+def box_loss(deltas: Tensor, sampled: list[SampledRois], weight: float) -> Tensor:
+    """Smooth L1 (beta 1) of (n, 8) ``deltas``: sum over people / RoIs sampled, times ``weight``."""
+    person = torch.cat([rois.is_person for rois in sampled])
+    wanted = torch.cat([rois.deltas for rois in sampled])
+    loss = F.smooth_l1_loss(deltas[person, 4:], wanted[person], beta=1.0, reduction="sum")
+    return weight * loss / mean_count(person.new_tensor(person.numel(), dtype=torch.float32))
+
+
+def softmax_classification_loss(logits: Tensor, sampled: list[SampledRois]) -> Tensor:
+    """Cross-entropy of (n, 2) ``logits`` against background / person, mean over RoIs sampled."""
+    person = torch.cat([rois.is_person for rois in sampled])
+    loss = F.cross_entropy(logits, person.long(), reduction="sum")
+    return loss / mean_count(person.new_tensor(person.numel(), dtype=torch.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class KeptBoxes:
+    """The boxes of one image that survive; ``rows`` (k,) says which proposals they were regressed from."""
+
+    boxes: Tensor
+    scores: Tensor
+    rows: Tensor
+
+
+def keep_best(
+    proposals: Tensor,
+    scores: Tensor,
+    deltas: Tensor,
+    size: tuple[int, int],
+    *,
+    config: ModelConfig,
+    box_coder: BoxCoder,
+    min_side: float,
+) -> KeptBoxes:
+    """Regress, clip, drop low scores and sides below ``min_side``, NMS; best first.
+
+    Args:
+        proposals: (n, 4) in pixels of the batch.
+        scores: (n,) in 0..1.
+        deltas: (n, 8); the last four are the person's.
+        size: (height, width) of the image in the batch.
+    """
+    boxes = clip_boxes_to_image(box_coder.decode_single(deltas[:, 4:], proposals), size)
+    sides = (boxes[:, 2:] - boxes[:, :2]).amin(1) if len(boxes) else boxes[:, 0]
+    rows = torch.where((scores > config.score_threshold) & (sides >= min_side))[0]
+    rows = rows[nms(boxes[rows], scores[rows], config.nms_threshold)][: config.max_detections]
+    return KeptBoxes(boxes[rows], scores[rows], rows)

@@ -1,0 +1,59 @@
+"""OIM: one branch for detection and identification (Xiao et al., CVPR 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from person_search.config import ModelConfig
+from person_search.models.box_heads import box_loss, softmax_classification_loss
+from person_search.models.detections import Target
+from person_search.models.embedding import Projection
+from person_search.models.person_search_model import PersonSearchModel, RoiScores
+from person_search.models.roi_sampling import SampledRois
+from person_search.registry import losses as reid_losses
+
+
+class OIM(PersonSearchModel):
+    """Top and max pooling on every RoI; class, box and a 256-number embedding are read from the same features."""
+
+    min_side = 0.01
+
+    def __init__(self, config: ModelConfig, num_identities: int, *, load_weights: bool = True):
+        super().__init__(config, num_identities, load_weights=load_weights)
+        self.cls_score = nn.Linear(self.top.channels, 2)
+        self.bbox_pred = nn.Linear(self.top.channels, 8)
+        self.projection = Projection(self.level_channels, bias=False, bn_std=None)
+        self.reid_loss = reid_losses.get(config.reid_loss)(256, num_identities, config)
+
+    def roi_losses(
+        self, features: Tensor, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
+    ) -> dict[str, Tensor]:
+        """Classification, box and re-ID loss, all on the sampled RoIs."""
+        pooled = self.pool(self.align(features, [rois.boxes for rois in sampled]))
+        logits, deltas = self._detect(pooled)
+        reid, accuracy = self.reid_loss(self.projection(pooled), torch.cat([rois.labels for rois in sampled]))
+        self.metrics["identity_accuracy"] = accuracy
+        return {
+            "classification": softmax_classification_loss(logits, sampled),
+            "box": box_loss(deltas, sampled, self.config.box_loss_weight or self.box_loss_weight),
+            "reid": self.config.reid_loss_weight * reid,
+        }
+
+    def score_rois(self, features: Tensor, boxes: list[Tensor]) -> RoiScores:
+        """Softmax person score and deltas; the pooled features serve the embeddings too."""
+        pooled = self.pool(self.align(features, boxes))
+        logits, deltas = self._detect(pooled)
+        return RoiScores(logits.softmax(1)[:, 1], deltas, pooled)
+
+    def embed_pooled(self, pooled: dict[str, Tensor]) -> Tensor:
+        """The projection, to unit length."""
+        return F.normalize(self.projection(pooled), dim=1)
+
+    def reid_parameters(self) -> list[nn.Parameter]:
+        """None of its own but a softmax loss's classifier."""
+        return list(self.reid_loss.parameters())
+
+    def _detect(self, pooled: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return self.cls_score(pooled["C5"]).float(), self.bbox_pred(pooled["C5"]).float()

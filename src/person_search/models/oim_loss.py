@@ -1,0 +1,84 @@
+"""Online Instance Matching (Xiao et al., CVPR 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from person_search.config import ModelConfig
+from person_search.models.distributed import gather_rows, mean_count
+
+
+class OIMLoss(nn.Module):
+    """A table of one embedding per identity (LUT) and a circular queue of people without identity.
+
+    Embeddings are compared with every row of both; the softmax over these similarities is the identity classifier.
+    Neither table gets a gradient: the queue takes the new unlabelled people before the comparison, the table
+    moves towards the labelled ones after it. Processes that train together see the embeddings of all, in rank order.
+
+    Args:
+        features: D, length of an embedding.
+        identities: N, rows of the table.
+        config: ``oim_scale``, ``oim_momentum``, ``oim_queue``.
+    """
+
+    lut: Tensor
+    queue: Tensor
+    queue_count: Tensor
+
+    def __init__(self, features: int, identities: int, config: ModelConfig):
+        super().__init__()
+        self.scale = config.oim_scale
+        self.momentum = config.oim_momentum
+        length = config.oim_queue or (5000 if identities > 1000 else 500)
+        self.register_buffer("lut", torch.zeros(identities, features))
+        self.register_buffer("queue", torch.zeros(length, features))
+        self.register_buffer("queue_count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy and top-1 accuracy over labelled rows; both 0 where there are none.
+
+        Args:
+            embeddings: (n, D), any length; normalised here.
+            labels: (n,) int64: identity >= 0; -1 a person without identity; below: takes no part.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings = F.normalize(embeddings.float(), dim=1)
+            everyone, everyones_labels = gather_rows(embeddings), gather_rows(labels)
+            self._enqueue(everyone[everyones_labels == -1])
+            logits = self.scale * embeddings @ torch.cat([self.lut, self.queue]).t()
+            empty = torch.arange(len(self.queue), device=logits.device) < len(self.queue) - self.queue_count
+            logits = torch.cat(
+                [logits[:, : len(self.lut)], logits[:, len(self.lut) :].masked_fill(empty, -torch.inf)], 1
+            )
+            labelled = labels >= 0
+            loss, accuracy = labelled_cross_entropy(logits, labels, labelled)
+            self._update_lut(everyone, everyones_labels)
+        return loss, accuracy
+
+    def _enqueue(self, unlabelled: Tensor) -> None:
+        length = len(self.queue)
+        self.queue.copy_(torch.cat([self.queue, unlabelled])[-length:])
+        self.queue_count.copy_((self.queue_count + len(unlabelled)).clamp(max=length))
+
+    def _update_lut(self, embeddings: Tensor, labels: Tensor) -> None:
+        if len(labels) == 0:
+            return
+        identities = len(self.lut)
+        # The last row of an identity wins; scatter_reduce says which that is, whatever the device's write order.
+        slots = torch.where(labels >= 0, labels, identities)
+        order = torch.arange(len(labels), device=labels.device)
+        last = torch.full((identities + 1,), -1, device=labels.device).scatter_reduce(0, slots, order, "amax")[:-1]
+        moved = F.normalize(self.momentum * self.lut + (1 - self.momentum) * embeddings[last.clamp(min=0)], dim=1)
+        self.lut.copy_(torch.where((last >= 0)[:, None], moved, self.lut))
+
+
+def labelled_cross_entropy(logits: Tensor, labels: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and top-1 accuracy over the rows of ``labelled``, divided by their number in all processes."""
+    classes = labels.clamp(min=0)
+    losses = F.cross_entropy(logits, classes, reduction="none")
+    count = mean_count(labelled.sum())
+    loss = torch.where(labelled, losses, 0.0).sum() / count
+    correct = (logits.detach().argmax(1) == classes) & labelled
+    return loss, correct.sum() / labelled.sum().clamp(min=1)

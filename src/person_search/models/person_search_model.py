@@ -1,0 +1,235 @@
+"""What every method shares: the way from pictures to proposals, and from surviving boxes to detections."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import roi_align
+
+from person_search.config import ModelConfig
+from person_search.errors import UsageError
+from person_search.models.backbones import ARCHITECTURES, STRIDE, Top, Trunk, load_backbone_weights
+from person_search.models.box_heads import ROI_SIZE, KeptBoxes, keep_best
+from person_search.models.detections import Detections, Target
+from person_search.models.image_transform import ImageBatch, ImageTransform
+from person_search.models.roi_sampling import BOX_CLAMP, DetectionSampler, SampledRois
+from person_search.models.rpn import RPN
+
+
+@dataclass(frozen=True, eq=False)
+class RoiScores:
+    """What the detection head says of (n,) RoIs: scores (n,), deltas (n, 8), and pooled features if it made them."""
+
+    scores: Tensor
+    deltas: Tensor
+    pooled: dict[str, Tensor] | None = None
+
+
+class PersonSearchModel(nn.Module, abc.ABC):
+    """Detection and re-identification in one network. Methods derive from this and add their heads.
+
+    Call it with a list of (3, H, W) RGB tensors, uint8 or float in 0..1, of any sizes: in evaluation mode it
+    returns a list of ``Detections``; in training mode it also wants a list of ``Target`` and returns the losses.
+
+    Args:
+        config: the model settings.
+        num_identities: N, identities of the training set.
+        load_weights: start the backbone from ``config.weights``; off when a checkpoint follows.
+    """
+
+    anchor_sizes: ClassVar[tuple[float, ...]] = (8.0, 16.0, 32.0)
+    box_loss_weight: ClassVar[float] = 1.0
+    freezes_trunk: ClassVar[bool] = False
+    min_side: ClassVar[float] = 0.0
+    """Detections with a shorter side than this (pixels of the batch) are dropped before NMS."""
+
+    def __init__(self, config: ModelConfig, num_identities: int, *, load_weights: bool = True):
+        super().__init__()
+        if num_identities < 1:
+            raise UsageError(f"a model needs at least one training identity, found {num_identities}")
+        self.config = config
+        self.num_identities = num_identities
+        architecture, caffe = ARCHITECTURES[config.backbone], config.flavour == "caffe"
+        self.transform = ImageTransform(
+            shorter_side=config.shorter_side, longer_side=config.longer_side, flavour=config.flavour
+        )
+        self.trunk = Trunk(architecture, width=config.width, caffe=caffe)
+        self.top = Top(architecture, width=config.width, caffe=caffe)
+        if load_weights:
+            load_backbone_weights(
+                self.trunk, self.top, backbone=config.backbone, weights=config.weights, flavour=config.flavour
+            )
+        self.rpn = RPN(self.trunk.channels, config, config.anchor_sizes or self.anchor_sizes)
+        self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0), BOX_CLAMP)
+        self.sample_rois = DetectionSampler(config, self.box_coder)
+        channels: dict[str, int] = {"C4": self.trunk.channels, "C5": self.top.channels}
+        self.level_channels: dict[str, int] = {level: channels[level] for level in config.levels}
+        self.metrics: dict[str, Tensor] = {}
+        self.keep_samples = False
+        self.samples: list[tuple[Tensor, Tensor]] = []
+        freeze = config.freeze if config.freeze is not None else self.freezes_trunk and config.weights != "none"
+        self.frozen = freeze
+        if freeze:
+            self._freeze_trunk()
+
+    # What a method supplies.
+
+    @abc.abstractmethod
+    def roi_losses(
+        self, features: Tensor, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
+    ) -> dict[str, Tensor]:
+        """Losses of the heads: ``classification``, ``box``, ``reid``. Boxes in pixels of the batch."""
+
+    @abc.abstractmethod
+    def score_rois(self, features: Tensor, boxes: list[Tensor]) -> RoiScores:
+        """What the detection head says of the RoIs of all images, concatenated."""
+
+    @abc.abstractmethod
+    def embed_pooled(self, pooled: dict[str, Tensor]) -> Tensor:
+        """{level: (n, C)} pooled RoI features -> (n, D) normalised embeddings."""
+
+    @abc.abstractmethod
+    def reid_parameters(self) -> list[nn.Parameter]:
+        """Parameters with their own optimiser; may be empty. All others are detection parameters."""
+
+    # What a user calls.
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[Detections]:
+        """Losses by name in training mode, detections (best first) in evaluation mode.
+
+        Raises ValueError in training mode without ``targets``.
+        """
+        if not self.training:
+            return self.detect_and_embed(images, None)[0]
+        if targets is None or len(targets) != len(images):
+            raise ValueError("training mode needs one target per image; call .eval() to detect")
+        batch = self.transform(images)
+        moved = self.transform.targets_to_batch(targets, batch)
+        features = self.trunk(batch.tensors)
+        proposals, _, losses = self.rpn.propose(batch, features, moved)
+        sampled = self.sample_rois(proposals, moved)
+        self._note_samples(batch, sampled)
+        return losses | self.roi_losses(features, proposals, sampled, moved)
+
+    @torch.no_grad()
+    def detect_and_embed(
+        self, images: Sequence[Tensor], boxes: Sequence[Tensor] | None
+    ) -> tuple[list[Detections], list[Tensor]]:
+        """Detections of every image and embeddings of given boxes, from one pass of the trunk.
+
+        Args:
+            images: [(3, H, W)] RGB.
+            boxes: per image (n, 4) xyxy in its pixels, or None for none at all.
+
+        Returns:
+            Detections, and (n, D) embeddings per image (an empty list when ``boxes`` is None).
+        """
+        batch = self.transform(images)
+        features = self.trunk(batch.tensors)
+        proposals, _, _ = self.rpn.propose(batch, features)
+        scored = self.score_rois(features, proposals)
+        kept = list(self._keep(batch, proposals, scored))
+        embeddings = self._embed_kept(features, proposals, scored, kept)
+        detections = []
+        for i, (found, vectors) in enumerate(zip(kept, embeddings, strict=True)):
+            weighted = vectors * found.scores[:, None] if self.config.cws else vectors
+            detections.append(Detections(batch.to_original(found.boxes, i), found.scores, weighted))
+        return detections, [] if boxes is None else self._embed_given(batch, features, boxes)
+
+    @torch.no_grad()
+    def embed(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        """(n, D) embeddings of given boxes, per image (n, 4) xyxy in its pixels; the boxes are not regressed."""
+        batch = self.transform(images)
+        return self._embed_given(batch, self.trunk(batch.tensors), boxes)
+
+    @torch.no_grad()
+    def propose(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The RPN's (n, 4) boxes, in pixels of each image, and (n,) objectness logits, best first."""
+        batch = self.transform(images)
+        boxes, logits, _ = self.rpn.propose(batch, self.trunk(batch.tensors))
+        return [(batch.to_original(box, i), logit) for i, (box, logit) in enumerate(zip(boxes, logits, strict=True))]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.transform.mean.device
+
+    # Shared parts.
+
+    def align(self, features: Tensor, boxes: list[Tensor]) -> Tensor:
+        """RoIAlign (He et al., ICCV 2017): (R, C4, 14, 7) of the RoIs of all images, concatenated."""
+        return roi_align(features, boxes, ROI_SIZE, 1 / STRIDE, sampling_ratio=0, aligned=False)
+
+    def pool(self, aligned: Tensor) -> dict[str, Tensor]:
+        """Run the top on (R, C4, 14, 7) and max-pool each level: {level: (R, C)}."""
+        levels = {"C5": self.top(aligned).amax((2, 3)) if len(aligned) else aligned.new_zeros(0, self.top.channels)}
+        if "C4" in self.config.levels:
+            levels["C4"] = aligned.amax((2, 3)) if len(aligned) else aligned.new_zeros(0, self.trunk.channels)
+        return levels
+
+    def train(self, mode: bool = True) -> PersonSearchModel:
+        """As ``nn.Module.train``; a frozen trunk's normalisation stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            for norm in trunk_norms(self.trunk):
+                norm.eval()
+        return self
+
+    def _freeze_trunk(self) -> None:
+        self.trunk.conv1.requires_grad_(False)
+        for norm in trunk_norms(self.trunk):
+            norm.requires_grad_(False)
+        self.train(self.training)
+
+    def _keep(self, batch: ImageBatch, proposals: list[Tensor], scored: RoiScores) -> Iterator[KeptBoxes]:
+        lengths = [len(boxes) for boxes in proposals]
+        per_image = zip(proposals, scored.scores.split(lengths), scored.deltas.split(lengths), batch.sizes, strict=True)
+        for boxes, scores, deltas, size in per_image:
+            yield keep_best(
+                boxes,
+                scores,
+                deltas,
+                size,
+                config=self.config,
+                box_coder=self.box_coder,
+                min_side=self.min_side,
+            )
+
+    def _embed_kept(
+        self, features: Tensor, proposals: list[Tensor], scored: RoiScores, kept: list[KeptBoxes]
+    ) -> tuple[Tensor, ...]:
+        """Embeddings at the proposals that the kept boxes came from, per image."""
+        lengths = [len(found.rows) for found in kept]
+        if scored.pooled is None:
+            chosen = [boxes[found.rows] for boxes, found in zip(proposals, kept, strict=True)]
+            pooled = self.pool(self.align(features, chosen))
+        else:
+            starts = [sum(len(boxes) for boxes in proposals[:i]) for i in range(len(proposals))]
+            rows = torch.cat([found.rows + start for found, start in zip(kept, starts, strict=True)])
+            pooled = {level: values[rows] for level, values in scored.pooled.items()}
+        return self.embed_pooled(pooled).split(lengths)
+
+    def _embed_given(self, batch: ImageBatch, features: Tensor, boxes: Sequence[Tensor]) -> list[Tensor]:
+        moved = [batch.to_batch(box.to(features.device).float().reshape(-1, 4), i) for i, box in enumerate(boxes)]
+        pooled = self.pool(self.align(features, moved))
+        return list(self.embed_pooled(pooled).split([len(box) for box in moved]))
+
+    def _note_samples(self, batch: ImageBatch, sampled: list[SampledRois]) -> None:
+        people = torch.stack([rois.is_person.sum() for rois in sampled]).sum()
+        total = sum(len(rois.labels) for rois in sampled)
+        self.metrics = {"rois_foreground": people, "rois_background": total - people}
+        if self.keep_samples:
+            self.samples = [(batch.to_original(rois.boxes, i), rois.labels) for i, rois in enumerate(sampled)]
+
+
+def trunk_norms(trunk: Trunk) -> list[nn.BatchNorm2d]:
+    """The trunk's batch normalisations."""
+    return [part for part in trunk.modules() if isinstance(part, nn.BatchNorm2d)]

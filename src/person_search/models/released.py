@@ -1,0 +1,88 @@
+"""Checkpoints that the reference implementation of the baseline released: their names, in ours.
+
+Names and shapes are facts of those files; the methods are OIM, NAE and the baseline (see the method modules).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import Tensor
+
+from person_search.errors import CheckpointError
+
+RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^backbone\.conv1\.0\.", "trunk.conv1."),
+    (r"^backbone\.conv1\.1\.", "trunk.bn1."),
+    (r"^backbone\.conv2\.", "trunk.layer1."),
+    (r"^backbone\.conv3\.", "trunk.layer2."),
+    (r"^backbone\.conv4_3\.", "trunk.layer3."),
+    (r"^(?:RPN|rpn)\.head\.", "rpn.head."),
+    (r"^RCNN\.box_head\.conv1\.0\.", "box_head.conv."),
+    (r"^RCNN\.box_head\.conv1\.1\.", "box_head.bn."),
+    (r"^RCNN\.box_head\.fc2\.", "box_head.fc."),
+    (r"^(?:RCNN|roi_heads)\.box_predictor\.", ""),
+    (r"^(?:reid_head\.extractor|roi_heads\.box_head)\.top\.conv4_4\.", "top.layer3."),
+    (r"^(?:reid_head\.extractor|roi_heads\.box_head)\.top\.conv5\.", "top.layer4."),
+    (r"^reid_head\.extractor\.projectors\.", "neck.levels."),
+    (r"^roi_heads\.embedding_head\.projectors\.", "projection.levels."),
+    (r"^roi_heads\.embedding_head\.rescaler\.", "rescaler."),
+    (r"^reid_head\.criterion\.(C[45])\.classifier\.", r"reid_loss.\1."),
+    (r"^roi_heads\.reid_loss\.classifier\.", "reid_loss."),
+)
+OIM_BUFFERS = {"weight": "lut", "unlabeled_queue": "queue", "unlabeled_input_count": "queue_count"}
+
+
+def rename(name: str) -> str | None:
+    """Our name of a released tensor (OIM re-ID loss); None for one that has no use here."""
+    for pattern, replacement in RENAMES:
+        ours, hits = re.subn(pattern, replacement, name)
+        if not hits:
+            continue
+        if ours.startswith("reid_loss."):
+            head, _, leaf = ours.rpartition(".")
+            return f"{head}.{OIM_BUFFERS[leaf]}" if leaf in OIM_BUFFERS else None
+        return ours
+    raise CheckpointError(f"tensor '{name}' belongs to no known method")
+
+
+def is_released(state: dict[str, Any]) -> bool:
+    """Whether these are the tensor names of a released checkpoint."""
+    return any(name.startswith("backbone.conv4_3.") for name in state)
+
+
+def recognise(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Model settings that a released state dict shows: method, levels, re-ID loss, and ``num_identities``."""
+    tables = [name for name in state if name.endswith("classifier.weight")]
+    if not tables:
+        raise CheckpointError("the checkpoint holds no identity table or classifier")
+    if any(name.startswith("reid_head.") for name in state):
+        method = "baseline"
+        levels = tuple(level for level in ("C4", "C5") if f"reid_head.extractor.projectors.{level}.weight" in state)
+    else:
+        method = "nae" if "roi_heads.embedding_head.rescaler.weight" in state else "oim"
+        levels = tuple(
+            level for level in ("C4", "C5") if f"roi_heads.embedding_head.projectors.{level}.0.weight" in state
+        )
+    has_queue = any(name.endswith("unlabeled_queue") for name in state)
+    return {
+        "method": method,
+        "levels": levels,
+        "reid_loss": "oim" if has_queue else "softmax",
+        "num_identities": len(state[tables[0]]),
+    }
+
+
+def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A released state dict with our names. Raises CheckpointError for a name that no known method has."""
+    softmax = recognise(state)["reid_loss"] == "softmax"
+    converted = {}
+    for name, value in state.items():
+        ours = rename(name)
+        if ours is None or (ours.startswith("cls_score") and "roi_heads.embedding_head.rescaler.weight" in state):
+            continue
+        if softmax and ours.endswith(".lut"):
+            ours = ours.removesuffix("lut") + "classifier.weight"
+        converted[ours] = value.reshape(()) if ours.endswith("queue_count") else value
+    return converted

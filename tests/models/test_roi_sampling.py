@@ -1,0 +1,115 @@
+"""Which RoIs train what."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import box_iou
+
+from person_search.config import ModelConfig
+from person_search.models.detections import Target
+from person_search.models.roi_sampling import BACKGROUND, DetectionSampler, on_ignored, pk_sample
+
+NOTHING = torch.zeros(0, 4)
+
+
+def target(boxes, ids, ignore=NOTHING):
+    return Target(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(ids, dtype=torch.int64), ignore)
+
+
+def shifted(box, *offsets):
+    return torch.tensor([[box[0] + d, box[1], box[2] + d, box[3]] for d in offsets], dtype=torch.float32)
+
+
+def test_pk_takes_the_best_k_of_each_person_in_order():
+    people = target([[0, 0, 10, 20], [100, 0, 110, 20]], [7, -1])
+    proposals = torch.cat([shifted([100, 0, 110, 20], 1), shifted([0, 0, 10, 20], 3, 1, 2, 9)])
+    boxes, labels = pk_sample(proposals, people, per_person=3)
+    assert labels.tolist() == [7, 7, 7, -1, -1]
+    assert boxes[:, 0].tolist() == [0, 1, 2, 100, 101]
+
+
+def test_pk_gives_a_proposal_to_the_person_it_overlaps_most():
+    people = target([[0, 0, 10, 20], [3, 0, 13, 20]], [0, 1])
+    proposals = shifted([0, 0, 10, 20], 2)
+    boxes, labels = pk_sample(proposals, people, per_person=4)
+    assert labels.tolist() == [0, 1, 1]
+    assert boxes[:, 0].tolist() == [0, 3, 2]
+
+
+def test_pk_labelled_only_leaves_out_people_but_not_their_claims():
+    people = target([[3, 0, 13, 20], [0, 0, 10, 20]], [-1, 0])
+    boxes, labels = pk_sample(shifted([0, 0, 10, 20], 2), people, per_person=4, labelled_only=True)
+    assert labels.tolist() == [0]
+    assert boxes[:, 0].tolist() == [0]
+
+
+def test_pk_without_people_is_empty():
+    boxes, labels = pk_sample(torch.rand(5, 4), target([], []), per_person=4)
+    assert boxes.shape == (0, 4)
+    assert labels.shape == (0,)
+
+
+coordinates = st.floats(0, 50, width=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(coordinates, coordinates), min_size=1, max_size=5, unique=True),
+    st.lists(st.tuples(coordinates, coordinates), max_size=30),
+    st.integers(1, 5),
+)
+def test_pk_properties(corners, others, k):
+    def box(x, y):
+        return [x, y, x + 10, y + 20]
+
+    people = target([box(*c) for c in corners], list(range(len(corners))))
+    proposals = torch.tensor([box(*c) for c in others], dtype=torch.float32).reshape(-1, 4)
+    boxes, labels = pk_sample(proposals, people, per_person=k)
+    assert labels.tolist() == sorted(labels.tolist())
+    for person in range(len(corners)):
+        mine = boxes[labels == person]
+        assert 1 <= len(mine) <= k
+        overlap = box_iou(people.boxes[person : person + 1], mine)[0]
+        assert overlap[0] == 1
+        assert (overlap >= 0.5).all()
+        assert (overlap.diff() <= 0).all()
+
+
+def test_detection_sampling_labels_ground_truth_and_background():
+    people = target([[0, 0, 10, 20], [100, 0, 110, 20]], [3, -1])
+    proposals = torch.cat([shifted([0, 0, 10, 20], 2, 50), shifted([100, 0, 110, 20], 4)])
+    sampler = DetectionSampler(ModelConfig(roi_batch_per_image=1000), BoxCoder((10.0, 10.0, 5.0, 5.0)))
+    (rois,) = sampler([proposals], [people])
+    labels = dict(zip(rois.boxes[:, 0].tolist(), rois.labels.tolist(), strict=True))
+    assert labels == {2.0: 3, 50.0: BACKGROUND, 104.0: BACKGROUND, 0.0: 3, 100.0: -1}
+    own = rois.boxes[:, 0] == 0
+    assert not rois.deltas[own].any()
+    moved = rois.deltas[rois.boxes[:, 0] == 2][0]
+    torch.testing.assert_close(moved, torch.tensor([-2.0, 0.0, 0.0, 0.0]))
+
+
+def test_detection_sampling_keeps_the_share_of_positives():
+    people = target([[0, 0, 10, 20]], [0])
+    proposals = torch.cat([shifted([0, 0, 10, 20], *([1] * 50)), shifted([200, 0, 210, 20], *range(50))])
+    sampler = DetectionSampler(ModelConfig(roi_batch_per_image=20, roi_positive_share=0.25), BoxCoder((1, 1, 1, 1)))
+    (rois,) = sampler([proposals], [people])
+    assert len(rois.labels) == 20
+    assert int(rois.is_person.sum()) == 5
+
+
+def test_rois_on_ignored_regions_are_no_negatives():
+    ignore = torch.tensor([[0.0, 0, 40, 40]])
+    people = target([[100, 0, 110, 20]], [0], ignore)
+    proposals = torch.tensor([[5.0, 5, 15, 25], [60, 0, 70, 20]])
+    (rois,) = DetectionSampler(ModelConfig(), BoxCoder((1, 1, 1, 1)))([proposals], [people])
+    assert sorted(rois.boxes[:, 0].tolist()) == [60, 100]
+
+
+def test_on_ignored_by_cover_or_iou():
+    ignore = torch.tensor([[0.0, 0, 20, 40]])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [-4, 0, 24, 44], [10, 0, 40, 40], [100, 0, 110, 20]])
+    assert on_ignored(boxes, ignore).tolist() == [True, True, False, False]
+    assert on_ignored(boxes, NOTHING).tolist() == [False] * 4
