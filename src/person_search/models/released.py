@@ -65,11 +65,12 @@ def recognise(state: dict[str, Tensor]) -> dict[str, Any]:
         levels = tuple(
             level for level in ("C4", "C5") if f"roi_heads.embedding_head.projectors.{level}.0.weight" in state
         )
-    has_queue = any(name.endswith("unlabeled_queue") for name in state)
+    queue = next((len(state[name]) for name in state if name.endswith("unlabeled_queue")), None)
     return {
         "method": method,
         "levels": levels,
-        "reid_loss": "oim" if has_queue else "softmax",
+        "reid_loss": "softmax" if queue is None else "oim",
+        "oim_queue": queue,
         "num_identities": len(state[tables[0]]),
     }
 

@@ -1,0 +1,101 @@
+"""From a checkpoint file to a model ready for use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from person_search.config import Config, ModelConfig, with_settings
+from person_search.errors import CheckpointError, UsageError, nearest
+from person_search.models import released
+from person_search.models.building import build_model
+from person_search.models.inert_pickle import load_inert
+from person_search.models.person_search_model import PersonSearchModel
+from person_search.training.checkpoints import (
+    BEST,
+    FORMAT,
+    LAST,
+    Checkpoint,
+    load_model_state,
+    read_checkpoint,
+    read_tensors,
+)
+
+
+def load_model(path: str | Path, *, device: str | torch.device = "cpu", **overrides: Any) -> PersonSearchModel:
+    """A trained model in evaluation mode.
+
+    Args:
+        path: checkpoint of this package, or one that the reference implementation of the baseline released
+            (recognised by its contents); a run folder means its best, else its last, checkpoint.
+        device: where to put it.
+        overrides: model settings by their config names, such as ``shorter_side``, ``longer_side``,
+            ``score_threshold``.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, refused, or does not fit the settings.
+        UsageError: an override that is no model setting, or out of range.
+    """
+    path = find_checkpoint(Path(path))
+    checkpoint = open_checkpoint(path)
+    config = override(checkpoint.model_config, overrides)
+    model = build_model(config, checkpoint.num_identities, load_weights=False)
+    load_model_state(model, checkpoint, path)
+    return model.eval().to(device)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """``path`` itself or, for a run folder, its best or else its last checkpoint. Raises CheckpointError."""
+    if not path.is_dir():
+        return path
+    for name in (BEST, LAST):
+        if (path / name).exists():
+            return path / name
+    raise CheckpointError(f"the folder '{path}' holds no {BEST} or {LAST}; give a checkpoint file or a run folder")
+
+
+def override(config: ModelConfig, settings: dict[str, Any]) -> ModelConfig:
+    """``config`` with model settings changed by name. Raises UsageError."""
+    for key in settings:
+        if key not in ModelConfig.model_fields:
+            raise UsageError(f"'{key}' is no model setting.{nearest(key, ModelConfig.model_fields)}")
+    return with_settings(Config(model=config), **settings).model
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint of this package or of the reference, in our names. Nothing in the file is executed.
+
+    Raises CheckpointError that says what is wrong with the file.
+    """
+    try:
+        contents = read_tensors(path)
+    except CheckpointError as error:
+        if "pickled code" not in str(error):
+            raise
+        contents = load_inert(path)
+    if isinstance(contents, dict) and contents.get("format") == FORMAT:
+        return read_checkpoint(path)
+    state = _released_state(contents)
+    if state is None:
+        raise CheckpointError(f"'{path}' holds neither a {FORMAT} nor a released checkpoint of the reference")
+    try:
+        settings = released.recognise(state)
+        identities = settings.pop("num_identities")
+        converted = released.convert(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint '{path}': {error}") from None
+    return Checkpoint(ModelConfig(flavour="caffe", weights="none", **settings), identities, converted)
+
+
+def _released_state(contents: Any) -> dict[str, Tensor] | None:
+    """The tensors of a released checkpoint: under ``state_dict``, ``detector``, or by themselves."""
+    for key in ("state_dict", "detector"):
+        if isinstance(contents, dict) and isinstance(contents.get(key), dict):
+            contents = contents[key]
+    if isinstance(contents, dict) and contents and all(isinstance(value, Tensor) for value in contents.values()):
+        state = {name.removeprefix("module."): value for name, value in contents.items()}
+        return state if released.is_released(state) else None
+    return None

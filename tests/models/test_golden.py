@@ -1,0 +1,142 @@
+"""Agreement with outputs of the reference implementation, on weights drawn from a formula.
+
+The outputs lie beside the checkout, in ``../shared/golden``; where they do not, these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from person_search.models.detections import Target
+from person_search.models.loading import load_model
+from person_search.models.released import rename
+
+GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
+METHODS = ["bsl", "bsl_c4c5", "oim", "nae"]
+LOSSES = {
+    "rpn_objectness": "loss_objectness",
+    "rpn_box": "loss_rpn_box_reg",
+    "classification": "loss_classifier",
+    "box": "loss_box_reg",
+    "reid": "loss_ide",
+}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not GOLDEN.is_dir(), reason="the reference's outputs are not beside this checkout"),
+]
+
+
+class Scheduler:
+    """An object as the reference's checkpoints hold one: its class is not importable where it is read."""
+
+    def __init__(self):
+        self.milestones = [4]
+
+
+@cache
+def formula():
+    spec = importlib.util.spec_from_file_location("golden_formula", GOLDEN / "formula.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def initial_lut(name, key, shape, golden):
+    if name == "bsl_c4c5" and ".C4." in key:
+        rows = np.random.default_rng([0, 5]).standard_normal(shape).astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return golden["lut"]
+
+
+def released_checkpoint(name, path, golden):
+    layout = json.loads((GOLDEN / f"{name}.layout.json").read_text())
+    state = {}
+    for key, shape in layout.items():
+        if key.endswith("classifier.weight"):
+            state[key] = torch.from_numpy(initial_lut(name, key, tuple(shape), golden))
+        elif "classifier" in key:
+            state[key] = torch.zeros(shape, dtype=torch.int64 if "count" in key else torch.float32)
+        else:
+            state[key] = torch.from_numpy(formula().tensor(key, shape))
+    scheduler = {"det": Scheduler(), "reid": Scheduler()}
+    torch.save(
+        {"epoch": 7, "state_dict": {"detector": state}, "optimizer": {"det": {}}, "lr_scheduler": scheduler}, path
+    )
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def case(request, tmp_path_factory):
+    name = request.param
+    golden = dict(np.load(GOLDEN / f"{name}.npz"))
+    path = tmp_path_factory.mktemp("released") / f"{name}.pth"
+    released_checkpoint(name, path, golden)
+    settings = {
+        "shorter_side": 192,
+        "longer_side": 320,
+        "score_threshold": 0.0,
+        "rpn_post_nms_train": 60,
+        "rpn_batch_per_image": 10**6,
+        "roi_batch_per_image": 10**6,
+        "freeze": name.startswith("bsl"),
+    }
+    return name, golden, load_model(path, **settings)
+
+
+def relative(found, expected):
+    return np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
+
+
+def test_a_released_checkpoint_is_recognised_by_its_contents(case):
+    name, _, model = case
+    assert model.config.method == {"oim": "oim", "nae": "nae"}.get(name, "baseline")
+    assert model.config.levels == (("C4", "C5") if name == "bsl_c4c5" else ("C5",))
+    assert model.config.reid_loss == "oim"
+    assert model.num_identities == 20
+
+
+def test_detections_and_query_embeddings_agree(case):
+    _, golden, model = case
+    images = [torch.from_numpy(picture) for picture in golden["rgb"]]
+    boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
+    detections, queries = model.eval().detect_and_embed(images, boxes)
+    for i, (found, query) in enumerate(zip(detections, queries, strict=True)):
+        assert len(found) == len(golden[f"det{i}_scores"])
+        assert relative(found.boxes, golden[f"det{i}_boxes"]) < 1e-4
+        assert np.abs(found.scores.numpy() - golden[f"det{i}_scores"]).max() < 1e-5
+        assert relative(found.embeddings, golden[f"det{i}_embeddings"]) < 1e-4
+        assert relative(query, golden[f"query{i}_embeddings"]) < 1e-4
+
+
+def test_one_training_step_agrees_in_losses_gradients_and_tables(case):
+    _, golden, model = case
+    targets = [
+        Target(torch.from_numpy(boxes), torch.from_numpy(ids), torch.zeros(0, 4))
+        for boxes, ids in zip(golden["gt_boxes"], golden["pids"], strict=True)
+    ]
+    losses = model.train()([torch.from_numpy(picture) for picture in golden["rgb"]], targets)
+    for ours, theirs in LOSSES.items():
+        assert losses[ours].item() == pytest.approx(float(golden[f"loss/{theirs}"]), rel=1e-4), ours
+    sum(losses.values()).backward()
+    norms = {
+        rename(key.removeprefix("gradnorm/")): float(value)
+        for key, value in golden.items()
+        if key.startswith("gradnorm/")
+    }
+    ours = {key: p.grad.norm().item() for key, p in model.named_parameters() if p.grad is not None}
+    assert set(ours) == set(norms)
+    floor = 1e-3 * max(norms.values())
+    for key, expected in norms.items():
+        assert ours[key] == pytest.approx(expected, rel=1e-2, abs=1e-2 * floor), key
+    state = model.state_dict()
+    for key, expected in golden.items():
+        if key.startswith("after/"):
+            found = state[rename(key.removeprefix("after/"))].numpy()[-len(expected) :]
+            assert np.abs(found - expected).max() < 1e-5, key
