@@ -1,0 +1,278 @@
+"""Which images a training shows and in which order, and the processes that decode them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from person_search.data.decode import UnreadableImageError, read_image
+from person_search.data.scene import Boxes, Scene, Split
+from person_search.errors import DataError, UsageError
+from person_search.models.detections import Target
+
+Item = tuple[int, bool]
+"""Scene number, and whether it is shown mirrored."""
+
+
+class Batch:
+    """Images of any sizes, their targets and their scene numbers.
+
+    Not a dataclass: Fabric would look into one and cast the boxes in it to half precision.
+    """
+
+    __slots__ = ("images", "scenes", "targets")
+
+    def __init__(self, images: list[Tensor], targets: list[Target], scenes: list[int]):
+        self.images, self.targets, self.scenes = images, targets, scenes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on ``device``."""
+        images = [image.to(device, non_blocking=True) for image in self.images]
+        return Batch(images, [target.to(device) for target in self.targets], self.scenes)
+
+    def pin_memory(self) -> Batch:
+        """The same batch with its images in page-locked memory, from where copies to a GPU overlap with work."""
+        return Batch([image.pin_memory() for image in self.images], self.targets, self.scenes)
+
+
+class TrainingOrder:
+    """The batches of each epoch: every scene with an identity, and its mirror image, shuffled anew each epoch.
+
+    One step of R processes with batch B and A accumulated batches shows the images of one process with batch
+    R x B x A: their images are consecutive in the shuffled order, process by process. The last incomplete step is
+    dropped. Iterating gives this process's batches from the position set by ``start_at``.
+
+    Args:
+        scenes: scene numbers.
+        flip: show mirror images too.
+        batch_size: images per process and batch.
+        accumulate: batches per step.
+        seed: with the epoch's number, decides the order.
+        rank, processes: which of how many processes this is.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[int],
+        *,
+        flip: bool,
+        batch_size: int,
+        accumulate: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+    ):
+        self.items: list[Item] = [
+            (scene, mirrored) for scene in scenes for mirrored in ((False, True) if flip else (False,))
+        ]
+        self.batch_size, self.accumulate, self.seed = batch_size, accumulate, seed
+        self.rank, self.processes = rank, processes
+        self.images_per_step = batch_size * processes * accumulate
+        self.steps = len(self.items) // self.images_per_step
+        if self.steps == 0:
+            raise UsageError(
+                f"one step takes {self.images_per_step} images (batch_size x processes x accumulate), but an epoch has "
+                f"only {len(self.items)} with an identity, mirror images included; use a smaller batch_size"
+            )
+        self.epoch, self.first_step = 0, 0
+
+    def start_at(self, epoch: int, step: int = 0) -> None:
+        """Continue with step ``step`` of ``epoch``, both counted from 0."""
+        self.epoch, self.first_step = epoch, step
+
+    def shuffled(self, epoch: int) -> NDArray[np.int64]:
+        """Numbers of ``items`` in the order of ``epoch``."""
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        order = self.shuffled(self.epoch)
+        together = self.batch_size * self.processes
+        for start in range(self.first_step * self.images_per_step, self.steps * self.images_per_step, together):
+            own = start + self.rank * self.batch_size
+            yield [self.items[number] for number in order[own : own + self.batch_size]]
+
+    def __len__(self) -> int:
+        """Batches from the position on, per process."""
+        return max(0, self.steps - self.first_step) * self.accumulate
+
+
+class TrainingScenes(TorchDataset[Any]):
+    """(image, target, scene number) of an ``Item``; an error is returned, not raised, to keep it whole on its way
+    out of a worker process."""
+
+    def __init__(self, split: Split):
+        self.split = split
+
+    def __getitem__(self, item: Item) -> tuple[Tensor, Target, int] | DataError:
+        number, mirrored = item
+        scene = self.split.scenes[number]
+        try:
+            image = read_image(self.split.image_root / scene.name)
+            target = training_target(scene, image.shape[2], image.shape[1], mirrored=mirrored)
+        except DataError as error:
+            return error
+        return (image.flip(2) if mirrored else image), target, number
+
+
+class WholeScenes(TorchDataset[Any]):
+    """(image, scene number) of the scenes of ``split``, or the error met."""
+
+    def __init__(self, split: Split, scenes: Sequence[int]):
+        self.split, self.scenes = split, scenes
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
+        number = self.scenes[index]
+        try:
+            return read_image(self.split.image_root / self.split.scenes[number].name), number
+        except DataError as error:
+            return error
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+def training_target(scene: Scene, width: int, height: int, *, mirrored: bool) -> Target:
+    """The people of ``scene`` in its image of ``width`` x ``height`` pixels: clipped to it, then mirrored if asked.
+
+    Mirroring is x1' = W - 1 - x2, x2' = W - 1 - x1 as published, so a box that touches the right edge starts at -1.
+    Raises DataError for a box without area in the image.
+    """
+    boxes = clip(scene.boxes, width, height)
+    empty = np.flatnonzero(~has_area(boxes))
+    if len(empty):
+        given = ", ".join(f"{value:g}" for value in scene.boxes[empty[0]])
+        raise DataError(
+            f"image '{scene.name}' is {width} x {height} pixels, but its box {empty[0] + 1} ({given}) has no area "
+            "inside; expected x1 < x2 and y1 < y2 in pixels: correct the annotation"
+        )
+    ignore = clip(scene.ignore, width, height)
+    ignore = ignore[has_area(ignore)]
+    if mirrored:
+        boxes, ignore = mirror(boxes, width), mirror(ignore, width)
+    return Target(torch.from_numpy(boxes), torch.from_numpy(scene.person_ids.copy()), torch.from_numpy(ignore))
+
+
+def clip(boxes: Boxes, width: int, height: int) -> Boxes:
+    """(N, 4) boxes cut to an image of ``width`` x ``height`` pixels."""
+    return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+
+
+def has_area(boxes: Boxes) -> NDArray[np.bool_]:
+    """(N,) whether a box has x1 < x2 and y1 < y2."""
+    return (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
+
+
+def mirror(boxes: Boxes, width: int) -> Boxes:
+    """(N, 4) boxes as they lie in the mirror image, ``width`` pixels wide."""
+    mirrored = boxes.copy()
+    mirrored[:, 0], mirrored[:, 2] = width - 1 - boxes[:, 2], width - 1 - boxes[:, 0]
+    return mirrored
+
+
+def training_batches(split: Split, order: TrainingOrder, *, workers: int, pin: bool) -> DataLoader[Any]:
+    """A loader of ``Batch`` in ``order``; a DataError met by a worker comes out in its batch's place."""
+    return _loader(TrainingScenes(split), collate_training, workers=workers, pin=pin, batch_sampler=order)
+
+
+def scene_batches(
+    split: Split, *, batch_size: int, workers: int, pin: bool = False, scenes: Sequence[int] | None = None
+) -> Iterator[tuple[list[Tensor], list[int]]]:
+    """Images and scene numbers, in order, of all or some scenes. Raises DataError naming an unreadable image."""
+    chosen = range(len(split.scenes)) if scenes is None else scenes
+    dataset = WholeScenes(split, chosen)
+    loader = _loader(dataset, _keep_list, workers=workers, pin=pin, batch_size=batch_size)
+    for batch in loader:
+        good = list(raise_errors(batch))
+        yield [image for image, _ in good], [number for _, number in good]
+
+
+def unreadable_scenes(
+    split: Split, scenes: Sequence[int], *, workers: int, progress: Callable[[int, int], None] | None = None
+) -> dict[int, UnreadableImageError]:
+    """Read every image once: the numbers of the scenes whose image cannot be read, with the reason.
+
+    Leaving these out beforehand, and not when they are met, keeps batches full and the order the same on resuming.
+    """
+    bad: dict[int, UnreadableImageError] = {}
+    loader = _loader(_Readable(split, scenes), _keep_list, workers=workers, pin=False, batch_size=8)
+    done = 0
+    for batch in loader:
+        for number, error in batch:
+            done += 1
+            if error is not None:
+                bad[number] = error
+        if progress:
+            progress(done, len(scenes))
+    return bad
+
+
+class _Readable(TorchDataset[Any]):
+    """(scene number, None or why its image cannot be read): the pixels stay in the worker."""
+
+    def __init__(self, split: Split, scenes: Sequence[int]):
+        self.split, self.scenes = split, scenes
+
+    def __getitem__(self, index: int) -> tuple[int, UnreadableImageError | None]:
+        number = self.scenes[index]
+        try:
+            read_image(self.split.image_root / self.split.scenes[number].name)
+        except UnreadableImageError as error:
+            return number, error
+        return number, None
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+def collate_training(samples: list[Any]) -> Batch | DataError:
+    """Samples of ``TrainingScenes`` as a batch, or the first error among them."""
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
+    return Batch([s[0] for s in samples], [s[1] for s in samples], [s[2] for s in samples])
+
+
+def raise_errors(samples: Iterable[Any]) -> Iterator[Any]:
+    """The samples; raises the first DataError among them."""
+    for sample in samples:
+        if isinstance(sample, DataError):
+            raise sample
+        yield sample
+
+
+def _keep_list(samples: list[Any]) -> list[Any]:
+    return samples
+
+
+def _loader(
+    dataset: TorchDataset[Any], collate: Callable[[list[Any]], Any], *, workers: int, pin: bool, **batching: Any
+) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        # A generator of its own: the default draws a seed from the global one each epoch, and resuming in the
+        # middle of an epoch would then not continue the same random numbers.
+        generator=torch.Generator(),
+        **batching,
+    )
+
+
+def _start_worker(number: int) -> None:
+    """Leave Ctrl-C to the main process, which still wants its last batch, and let it end this one as usual."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,196 @@
+"""Checkpoint files: written so that the last good one is never lost, read so that nothing in them is executed."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import pickle
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from person_search.config import ModelConfig, describe
+from person_search.errors import CheckpointError
+from person_search.models.person_search_model import PersonSearchModel
+from person_search.registry import losses
+from person_search.training.files import replace_file
+
+log = logging.getLogger(__name__)
+
+FORMAT = "person-search checkpoint"
+VERSION = 1
+LAST, BEST = "last.pt", "best.pt"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        model_config, num_identities: what ``build_model`` needs to make the model again.
+        model: its state dict, on the CPU.
+        training: what else a run needs to continue (plain values and tensors); None in a file only for use.
+    """
+
+    model_config: ModelConfig
+    num_identities: int
+    model: dict[str, Tensor]
+    training: dict[str, Any] | None = None
+
+
+def epoch_name(epoch: int) -> str:
+    """File name of the checkpoint written when ``epoch`` epochs are complete."""
+    return f"epoch-{epoch:03d}.pt"
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write ``checkpoint`` to ``path``, or leave what is there untouched and raise CheckpointError.
+
+    The file is written under another name in the same folder, synced and renamed, so that neither a crash nor a
+    full disk can leave half a checkpoint under its name.
+    """
+    contents = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model_config": checkpoint.model_config.model_dump(mode="json"),
+        "num_identities": checkpoint.num_identities,
+        "model": dict(checkpoint.model),
+        "training": checkpoint.training,
+    }
+    try:
+        replace_file(path, lambda file: torch.save(contents, file))
+    except (OSError, RuntimeError) as error:
+        # torch reports a failed write as a RuntimeError raised while the file's OSError is handled, or the reverse.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        full = reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "free some space" if full else "check the folder and its permissions"
+        raise CheckpointError(
+            f"cannot write checkpoint '{path}': {reason.strerror}; what was there before is kept; {advice} and resume"
+        ) from None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU, never executing anything in it.
+
+    Raises CheckpointError for a file that is missing, cut short, damaged, holds pickled code, or is something else.
+    """
+    contents = read_tensors(path)
+    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+        raise CheckpointError(f"'{path}' holds something other than a {FORMAT}; expected a file that training wrote")
+    if contents.get("version") != VERSION:
+        raise CheckpointError(
+            f"'{path}' has checkpoint format {contents.get('version')}, this version reads {VERSION}; "
+            "use the version of person-search that wrote it"
+        )
+    try:
+        config = ModelConfig.model_validate(contents["model_config"])
+        return Checkpoint(config, int(contents["num_identities"]), contents["model"], contents["training"])
+    except ValidationError as error:
+        raise CheckpointError(f"'{path}' has settings that this version does not know: {describe(error)}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"'{path}' is an incomplete {FORMAT}: {error!r}; use another checkpoint") from None
+
+
+def read_tensors(path: Path) -> Any:
+    """What ``torch.save`` wrote to ``path``: tensors and plain values only. Raises CheckpointError otherwise."""
+    damaged = f"checkpoint '{path}' is cut short or damaged; use another one"
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+        if not zipfile.is_zipfile(path):
+            if start == b"PK":
+                raise CheckpointError(damaged)
+            raise CheckpointError(f"'{path}' is not a checkpoint: expected what torch.save writes, found other data")
+        # torch.load does not compare checksums: a flipped bit would become a wrong weight without a word.
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise CheckpointError(damaged)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint at '{path}'; check the path") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read checkpoint '{path}': {error.strerror}; check the path") from None
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"checkpoint '{path}' holds pickled code, not only tensors and plain values; it was refused and nothing "
+            "in it was executed"
+        ) from None
+    except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError, ValueError):
+        raise CheckpointError(damaged) from None
+
+
+def newest_checkpoint(run_dir: Path) -> tuple[Path, Checkpoint] | None:
+    """The newest good checkpoint of a run, or None where there is no checkpoint at all.
+
+    ``last.pt`` is the newest, then the epochs from the last to the first; a damaged one is skipped with a warning.
+    Raises CheckpointError when all are damaged.
+    """
+    epochs = sorted((p for p in run_dir.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d+\.pt", p.name)), key=_epoch_of)
+    found = [path for path in (run_dir / LAST, *reversed(epochs)) if path.exists()]
+    for path in found:
+        try:
+            checkpoint = read_checkpoint(path)
+        except CheckpointError as error:
+            log.warning("skipping a checkpoint: %s", error)
+            continue
+        if checkpoint.training is not None:
+            return path, checkpoint
+    if found:
+        raise CheckpointError(f"no checkpoint in '{run_dir}' is good ({len(found)} tried); start a new run elsewhere")
+    return None
+
+
+def load_model_state(model: PersonSearchModel, checkpoint: Checkpoint, path: Path) -> None:
+    """Load all weights and buffers. Raises CheckpointError naming the first difference between file and model."""
+    if checkpoint.num_identities != model.num_identities:
+        raise CheckpointError(
+            f"checkpoint '{path}' was trained on {checkpoint.num_identities} identities, the data has "
+            f"{model.num_identities}; use the data it was trained on"
+        )
+    difference = _first_difference(model.state_dict(), checkpoint.model)
+    if difference:
+        raise CheckpointError(f"checkpoint '{path}' does not fit this model: {difference}; use its own settings")
+    model.load_state_dict(checkpoint.model)
+
+
+def start_from(model: PersonSearchModel, checkpoint: Checkpoint, path: Path) -> None:
+    """Start ``model`` from a checkpoint of perhaps other data: all of it but what belongs to identities.
+
+    Raises CheckpointError where the rest differs.
+    """
+    own = identity_names(model)
+    wanted = {name: value for name, value in model.state_dict().items() if name not in own}
+    given = {name: value for name, value in checkpoint.model.items() if name not in own}
+    difference = _first_difference(wanted, given)
+    if difference:
+        raise CheckpointError(f"cannot start from checkpoint '{path}': {difference}; use its model settings")
+    model.load_state_dict(given, strict=False)
+
+
+def identity_names(model: PersonSearchModel) -> set[str]:
+    """Names in the state dict that belong to training identities: those of the re-ID loss modules."""
+    kinds = tuple(losses.get(name) for name in losses.names())
+    prefixes = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, kinds))
+    return {name for name in model.state_dict() if prefixes and name.startswith(prefixes)}
+
+
+def _first_difference(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> str | None:
+    for name, value in wanted.items():
+        if name not in given:
+            return f"it lacks '{name}'"
+        if given[name].shape != value.shape:
+            return f"'{name}' is {tuple(given[name].shape)}, the model wants {tuple(value.shape)}"
+    extra = next((name for name in given if name not in wanted), None)
+    return f"the model has no '{extra}'" if extra else None
+
+
+def _epoch_of(path: Path) -> int:
+    return int(path.stem.removeprefix("epoch-"))

@@ -1,0 +1,115 @@
+"""The folder of a run: whether it may be used, and what is in it besides checkpoints and curves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from person_search.config import Config, to_yaml
+from person_search.data.loading import unreadable_scenes
+from person_search.data.scene import Split
+from person_search.errors import DataError, PersonSearchError, UsageError
+from person_search.training.checkpoints import Checkpoint, newest_checkpoint
+from person_search.training.curves import METRICS
+from person_search.training.files import replace_text
+
+log = logging.getLogger(__name__)
+
+UNREADABLE = "unreadable.txt"
+
+
+@dataclass
+class Position:
+    """How far a run is.
+
+    Attributes:
+        epoch: complete epochs.
+        images: images shown in the running epoch, by all processes.
+        step: steps taken, skipped ones included.
+        skipped: steps skipped because the loss or the gradient was not finite.
+        validated: step of the newest validation.
+        best: highest validation result so far, or None.
+        loss_sum, loss_steps: the losses of the running epoch, added up, and how many.
+        seconds: time spent in steps.
+    """
+
+    epoch: int = 0
+    images: int = 0
+    step: int = 0
+    skipped: int = 0
+    validated: int = 0
+    best: float | None = None
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    seconds: float = 0.0
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Whether ``run_dir`` has anything of an earlier run that a new one would mix with."""
+    return (run_dir / METRICS).exists() or any(run_dir.glob("*.pt"))
+
+
+def open_run(run_dir: Path, *, resume: bool) -> tuple[Path, Checkpoint] | None:
+    """The checkpoint to continue from, or None to start at the beginning.
+
+    Raises UsageError for a new run in a used folder and for resuming where there is nothing; CheckpointError when no
+    checkpoint is good.
+    """
+    used = holds_run(run_dir)
+    if not resume:
+        if used:
+            raise UsageError(f"'{run_dir}' already holds a run; continue it with --resume or choose another --run-dir")
+        return None
+    if not used:
+        raise UsageError(f"there is no run to resume in '{run_dir}'; check --run-dir or leave --resume out")
+    newest = newest_checkpoint(run_dir)
+    if newest is None:
+        log.warning("the run in '%s' was stopped before its first checkpoint; it starts again", run_dir)
+    return newest
+
+
+def write_config(run_dir: Path, config: Config) -> None:
+    """Create the folder and write the effective config into it. Raises PersonSearchError when that is impossible."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        replace_text(run_dir / "config.yaml", to_yaml(config))
+    except OSError as error:
+        raise PersonSearchError(
+            f"cannot write into the run folder '{run_dir}': {error.strerror}; choose another --run-dir"
+        ) from None
+
+
+def labelled_scenes(split: Split) -> list[int]:
+    """Numbers of the scenes with an identity. Raises DataError when there is none."""
+    scenes = [number for number, scene in enumerate(split.scenes) if scene.has_identity]
+    if not scenes:
+        raise DataError(
+            f"none of the {len(split.scenes)} training scenes of '{split.dataset}' holds a person with an identity; "
+            "re-identification cannot be trained on it"
+        )
+    return scenes
+
+
+def note_unreadable(
+    run_dir: Path, split: Split, workers: int, *, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Write the names of the training images that cannot be read into the run folder, once, and warn of each."""
+    path = run_dir / UNREADABLE
+    if path.exists():
+        return
+    bad = unreadable_scenes(split, labelled_scenes(split), workers=workers, progress=progress)
+    for error in bad.values():
+        log.warning("left out of training: %s", error)
+    replace_text(path, "".join(f"{split.scenes[number].name}\n" for number in bad))
+
+
+def scenes_to_train_on(run_dir: Path, split: Split) -> list[int]:
+    """The labelled scenes without those noted as unreadable when the run began."""
+    path = run_dir / UNREADABLE
+    noted = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+    scenes = [number for number in labelled_scenes(split) if split.scenes[number].name not in noted]
+    if not scenes:
+        raise DataError(f"no training image of '{split.dataset}' under '{split.image_root}' can be read; see '{path}'")
+    return scenes

@@ -1,0 +1,345 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from person_search.config import Config
+from person_search.data.catalogue import open_dataset
+from person_search.data.loading import Batch, TrainingOrder, raise_errors, training_batches
+from person_search.data.scene import Dataset, Split
+from person_search.errors import CheckpointError, DataError
+from person_search.models.building import build_model
+from person_search.models.loading import find_checkpoint, open_checkpoint
+from person_search.models.person_search_model import PersonSearchModel
+from person_search.training.checkpoints import (
+    BEST,
+    LAST,
+    Checkpoint,
+    epoch_name,
+    load_model_state,
+    save_checkpoint,
+    start_from,
+)
+from person_search.training.curves import Curves, RunningMeans
+from person_search.training.optimizers import build_optimizers, restore_optimizer, set_learning_rates
+from person_search.training.pictures import proposals_beside_truth
+from person_search.training.processes import (
+    InterruptedRunError,
+    StopRequest,
+    device_kind,
+    everyones,
+    random_state,
+    set_random_state,
+    start_fabric,
+    stop_on_signals,
+)
+from person_search.training.progress import RunProgress
+from person_search.training.run_folder import (
+    Position,
+    note_unreadable,
+    open_run,
+    scenes_to_train_on,
+    write_config,
+)
+from person_search.training.schedules import build_schedules
+from person_search.training.step import StepResult, TrainingStep
+from person_search.training.validation import Validation, rank_of, training_and_validation
+
+log = logging.getLogger(__name__)
+
+PICTURES, PICTURES_EVERY = 2, 5
+"""Pictures of proposals, and logged rows between them."""
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What a finished run left.
+
+    Attributes:
+        last, best: checkpoint files; best is None without validation.
+        step, epoch, skipped: steps taken, epochs completed, steps skipped as not finite.
+        best_result: validation mAP of ``best`` (detection AP where no search was asked).
+        seconds: time spent in steps.
+    """
+
+    last: Path
+    best: Path | None
+    step: int
+    epoch: int
+    skipped: int
+    best_result: float | None
+    seconds: float
+
+
+def train(
+    config: Config, *, resume: bool = False, dataset: Dataset | None = None, show_progress: bool = True
+) -> TrainingOutcome:
+    """Train as ``config`` says, in ``run_dir``; with ``resume`` continue from its newest good checkpoint.
+
+    On a CPU a resumed run ends with the same weights, bit for bit, as one that was never interrupted. ``dataset``
+    stands in for the one that the config names. Raises UsageError before any work for what cannot be done,
+    DataError, CheckpointError, and InterruptedRunError after Ctrl-C or SIGTERM, when a checkpoint has been written.
+    """
+    device_kind(config.training)
+    run_dir = config.training.run_dir
+    start = open_run(run_dir, resume=resume)
+    dataset = dataset or open_dataset(config.data.dataset, config.data.data_root, config.data)
+    split, validation = training_and_validation(dataset, config)
+    fabric, scaler = start_fabric(config.training)
+    fabric.barrier()
+    if fabric.is_global_zero:
+        write_config(run_dir, config)
+        if config.data.skip_unreadable:
+            note_unreadable(run_dir, split, config.data.workers)
+    fabric.barrier()
+    torch.manual_seed(config.training.seed)
+    first = config.training.init_from if start is None else None
+    load_weights = start is None and first is None
+    model = build_model(config.model, split.num_identities, load_weights=load_weights)
+    if first is not None:
+        path = find_checkpoint(first)
+        start_from(model, open_checkpoint(path), path)
+    run = Run(config, fabric, scaler, model, split, validation)
+    if start is not None:
+        run.restore(*start)
+    return run.fit(show_progress=show_progress and fabric.is_global_zero)
+
+
+class Run:
+    """One training on one process: everything that changes while it goes on, and that a checkpoint keeps."""
+
+    def __init__(
+        self,
+        config: Config,
+        fabric: Any,
+        scaler: torch.amp.GradScaler | None,
+        model: PersonSearchModel,
+        split: Split,
+        validation: Validation | None,
+    ):
+        self.config, self.fabric, self.scaler, self.model = config, fabric, scaler, model
+        self.validation = validation
+        settings = config.training
+        self.order = TrainingOrder(
+            scenes_to_train_on(settings.run_dir, split),
+            flip=settings.flip,
+            batch_size=settings.batch_size,
+            accumulate=settings.accumulate,
+            seed=settings.seed,
+            rank=fabric.global_rank,
+            processes=fabric.world_size,
+        )
+        self.loader = training_batches(split, self.order, workers=config.data.workers, pin=fabric.device.type == "cuda")
+        self.optimizers = build_optimizers(model, settings)
+        self.schedules = build_schedules(settings, self.order.steps)
+        self.take_step = TrainingStep(
+            fabric, model, list(self.optimizers.values()), clip_grad=settings.clip_grad, scaler=scaler
+        )
+        self.position = Position()
+        self.curves: Curves | None = None
+        self.means = RunningMeans()
+        whole = settings.max_epochs * self.order.steps
+        self.total_steps = whole if settings.max_steps is None else min(whole, settings.max_steps)
+        # Processes sample different proposals; which weights they start from is the same.
+        torch.manual_seed(settings.seed + fabric.global_rank)
+        self.randomness = random_state(fabric.device)
+
+    # The loop.
+
+    def fit(self, *, show_progress: bool) -> TrainingOutcome:
+        """Train to the end."""
+        settings = self.config.training
+        if self.fabric.is_global_zero:
+            self.curves = Curves(settings.run_dir, from_step=self.position.step)
+        progress = RunProgress(total=self.total_steps, done=self.position.step, shown=show_progress)
+        try:
+            with stop_on_signals() as stop, progress:
+                set_random_state(self.randomness, self.fabric.device)
+                self._validate_if_due(stop, progress)
+                while not self.finished:
+                    self._run_epoch(stop, progress)
+                    self._validate_if_due(stop, progress)
+        finally:
+            if self.curves:
+                self.curves.close()
+        best = settings.run_dir / BEST
+        position = self.position
+        return TrainingOutcome(
+            last=settings.run_dir / LAST,
+            best=best if best.exists() else None,
+            step=position.step,
+            epoch=position.epoch,
+            skipped=position.skipped,
+            best_result=position.best,
+            seconds=position.seconds,
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch or the last step is done."""
+        return self.position.step >= self.total_steps or self.position.epoch >= self.config.training.max_epochs
+
+    def _run_epoch(self, stop: StopRequest, progress: RunProgress) -> None:
+        """The rest of the running epoch, or as far as the run goes. Raises InterruptedRunError when told to stop."""
+        first = self.position.images // self.order.images_per_step
+        self.order.start_at(self.position.epoch, first)
+        self.model.train()
+        batches = iter(self.loader)
+        for number in range(first, self.order.steps):
+            result = self._step(batches, number, stop)
+            progress.step(self.position.step, f"loss {result.loss:.3f}")
+            if result.stop:
+                self._save(LAST)
+                raise self._interruption()
+            if self.position.step >= self.total_steps:
+                break
+            every = self.config.training.checkpoint_every
+            if every and self.position.step % every == 0 and number + 1 < self.order.steps:
+                self._save(LAST)
+        if self.position.images >= self.order.steps * self.order.images_per_step:
+            self._end_epoch()
+        self._save(LAST)
+
+    def _step(self, batches: Iterator[Batch | DataError], number: int, stop: StopRequest) -> StepResult:
+        """Take and note step ``number`` of the epoch."""
+        began = time.perf_counter()
+        position, settings = self.position, self.config.training
+        rates = set_learning_rates(self.optimizers, self.schedules, epoch=position.epoch, step=number)
+        group = list(raise_errors(islice(batches, settings.accumulate)))
+        show = (
+            self.curves is not None and settings.display and position.step % (PICTURES_EVERY * settings.log_every) == 0
+        )
+        self.model.keep_samples = show
+        result = self.take_step(group, stop=stop.wanted)
+        position.step += 1
+        position.images = (number + 1) * self.order.images_per_step
+        position.seconds += time.perf_counter() - began
+        if result.skipped:
+            position.skipped += 1
+            log.warning(
+                "step %d: the %s is not finite; the batch was skipped (%d so far)",
+                position.step,
+                "gradient" if math.isfinite(result.loss) else "loss",
+                position.skipped,
+            )
+        else:
+            position.loss_sum += result.loss
+            position.loss_steps += 1
+            self.means.add({"loss": result.loss} | result.values)
+        if self.curves and (position.step % settings.log_every == 0 or position.step == self.total_steps):
+            row = self.means.take() | rates | {"skipped": position.skipped}
+            self.curves.add(step=position.step, epoch=position.epoch + 1, values=row)
+        if self.curves and show:
+            self._show_proposals(self.curves, group[-1])
+        return result
+
+    def _end_epoch(self) -> None:
+        position = self.position
+        mean_loss = position.loss_sum / position.loss_steps if position.loss_steps else math.nan
+        for schedule in self.schedules.values():
+            schedule.end_epoch(mean_loss)
+        position.epoch, position.images, position.loss_sum, position.loss_steps = position.epoch + 1, 0, 0.0, 0
+        self._save(epoch_name(position.epoch))
+
+    def _validate_if_due(self, stop: StopRequest, progress: RunProgress) -> None:
+        """Validate where the schedule says so, or at the end; the checkpoint before it is already written."""
+        position = self.position
+        if self.validation is None or position.validated >= position.step:
+            return
+        if not self.finished and (position.images or position.epoch % self.config.training.validate_every):
+            return
+        metrics = None
+        if self.fabric.is_global_zero:
+
+            def show(done: int, total: int) -> None:
+                progress.aside("validation", done, total)
+                if stop.wanted:
+                    raise self._interruption()
+
+            metrics = self.validation.run(self.model, self.config, progress=show)
+        metrics = self.fabric.broadcast(metrics)
+        position.validated = position.step
+        result = rank_of(metrics)
+        if result > (-math.inf if position.best is None else position.best):
+            position.best = result
+            self._save(BEST, for_use=True)
+        self._save(LAST)
+        if self.curves:
+            self.curves.add(step=position.step, epoch=position.epoch, values=metrics)
+
+    def _show_proposals(self, curves: Curves, batch: Batch) -> None:
+        samples = zip(batch.images, batch.targets, self.model.samples, strict=True)
+        for number, (image, target, (boxes, labels)) in enumerate(islice(samples, PICTURES)):
+            picture = proposals_beside_truth(image, target, boxes, labels)
+            curves.add_picture(f"proposals/{number + 1}", picture, step=self.position.step)
+        self.model.samples = []
+
+    def _interruption(self) -> InterruptedRunError:
+        run_dir = self.config.training.run_dir
+        return InterruptedRunError(
+            f"stopped after step {self.position.step} of {self.total_steps}; '{run_dir / LAST}' is written; "
+            f"continue with: person-search train --run-dir {run_dir} --resume"
+        )
+
+    # Checkpoints.
+
+    def _save(self, name: str, *, for_use: bool = False) -> None:
+        """Write a checkpoint: to resume from, or ``for_use``, with the model alone. All processes call this."""
+        randomness = everyones(self.fabric, random_state(self.fabric.device))
+        if self.fabric.is_global_zero:
+            training = None if for_use else self._training_state(randomness)
+            contents = Checkpoint(self.model.config, self.model.num_identities, self.model.state_dict(), training)
+            save_checkpoint(self.config.training.run_dir / name, contents)
+        self.fabric.barrier()
+
+    def _training_state(self, randomness: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        return {
+            "optimizers": {
+                name: {"kind": type(optimizer).__name__, "state": optimizer.state_dict()}
+                for name, optimizer in self.optimizers.items()
+            },
+            "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
+            "scaler": self.scaler.state_dict() if self.scaler else {},
+            "position": asdict(self.position),
+            "randomness": randomness,
+        }
+
+    def restore(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Continue from ``checkpoint``. Raises CheckpointError when it is of another training."""
+        changed = [key for key, value in checkpoint.model_config if value != getattr(self.config.model, key)]
+        if changed:
+            log.warning("resuming with model settings other than those of '%s': %s", path, ", ".join(changed))
+        load_model_state(self.model, checkpoint, path)
+        kinds = {name: type(optimizer).__name__ for name, optimizer in self.optimizers.items()}
+        try:
+            state = checkpoint.training or {}
+            saved = {name: value["kind"] for name, value in state["optimizers"].items()}
+            if saved != kinds:
+                raise CheckpointError(
+                    f"checkpoint '{path}' was trained with {saved}, the settings ask for {kinds}; keep the optimisers"
+                )
+            for name, optimizer in self.optimizers.items():
+                restore_optimizer(optimizer, state["optimizers"][name]["state"])
+            for name, schedule in self.schedules.items():
+                schedule.load_state_dict(state["schedules"][name])
+            if self.scaler and state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
+            self.position = Position(**state["position"])
+            randomness = state["randomness"]
+            # A process that the saved run did not have keeps its own start.
+            if self.fabric.global_rank < len(randomness):
+                self.randomness = randomness[self.fabric.global_rank]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"checkpoint '{path}' does not fit this training ({error!r}); resume with its settings"
+            ) from None

@@ -1,0 +1,67 @@
+"""How good the model is on people and scenes it does not train on, while it trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from person_search.config import Config
+from person_search.data.catalogue import holdout_validation
+from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split, every_other_scene
+from person_search.errors import UsageError
+from person_search.evaluation.predict import predict
+from person_search.evaluation.results import score
+from person_search.models.person_search_model import PersonSearchModel
+
+
+class Validation:
+    """The validation scenes and their searches."""
+
+    def __init__(self, split: Split, protocol: Protocol):
+        self.split, self.protocol = split, protocol
+
+    def run(
+        self, model: PersonSearchModel, config: Config, *, progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, float]:
+        """``val/map``, ``val/top1``, ``val/detection_ap``, ``val/detection_recall``, fractions; nan where undefined."""
+        # What is compared from epoch to epoch is the model alone, whatever the final evaluation adds.
+        plain = config.evaluation.model_copy(update={"cbgm": False, "use_gt_boxes": False})
+        predictions = predict(model, self.split, config.model_copy(update={"evaluation": plain}), progress=progress)
+        results = score(predictions, self.split, [self.protocol] if self.split.queries else [], plain)
+        search = results.search[0] if results.search else None
+        metrics = {
+            "val/map": search.map if search else None,
+            "val/top1": search.top1 if search else None,
+            "val/detection_ap": results.detection.all.ap,
+            "val/detection_recall": results.detection.all.recall,
+        }
+        return {name: math.nan if value is None else value for name, value in metrics.items()}
+
+
+def rank_of(metrics: dict[str, float]) -> float:
+    """What makes a checkpoint better: mAP, or detection AP where no search was asked; -inf for neither."""
+    for name in ("val/map", "val/detection_ap"):
+        if not math.isnan(metrics.get(name, math.nan)):
+            return metrics[name]
+    return -math.inf
+
+
+def training_and_validation(dataset: Dataset, config: Config) -> tuple[Split, Validation | None]:
+    """The training scenes, and validation where there is any and it is asked for.
+
+    A dataset's own validation split goes first; else ``validation_share`` of the training scenes are held out.
+    """
+    train = dataset.split("train")
+    if config.training.validate_every == 0:
+        return train, None
+    if dataset.has_validation():
+        if config.data.validation_share:
+            raise UsageError(
+                f"dataset '{train.dataset}' has a validation split of its own; leave --validation-share out"
+            )
+        held_out = dataset.split("val")
+        return train, Validation(held_out, dataset.protocol(held_out, ProtocolOptions()))
+    if config.data.validation_share == 0:
+        return train, None
+    train, held_out = holdout_validation(train, config.data.validation_share, config.training.seed)
+    return train, Validation(held_out, every_other_scene(held_out))
