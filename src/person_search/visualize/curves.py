@@ -113,16 +113,24 @@ def cmc_curve(curves: Mapping[str, Sequence[float]], path: Path) -> bool:
     return True
 
 
-def gallery_sizes(search: Sequence[Row]) -> list[tuple[int, float, float]]:
-    """(size, mAP, top-1) of the protocols named ``gallery N``, smallest first."""
-    found = [(re.fullmatch(r"gallery (\d+)", str(row.get("protocol"))), row) for row in search]
-    scored = [(match, row) for match, row in found if _finite(row.get("map")) and _finite(row.get("top1"))]
-    return sorted((int(match[1]), row["map"], row["top1"]) for match, row in scored if match)
+def gallery_sizes(search: Sequence[Row], whole: int | None = None) -> list[tuple[int, float, float]]:
+    """(size, mAP, top-1) of the protocols named ``gallery N`` or ``whole set``, smallest first.
+
+    ``whole`` is the number of scenes that the whole set stands for; without it that protocol is left out.
+    """
+    points = []
+    for row in search:
+        name = str(row.get("protocol"))
+        numbered = re.fullmatch(r"gallery (\d+)", name)
+        size = int(numbered[1]) if numbered else whole if name == "whole set" else None
+        if size and _finite(row.get("map")) and _finite(row.get("top1")):
+            points.append((size, row["map"], row["top1"]))
+    return sorted(points)
 
 
-def gallery_size_curve(search: Sequence[Row], path: Path) -> bool:
-    """mAP and top-1 over the gallery size. False, and no file, without two protocols named ``gallery N``."""
-    points = gallery_sizes(search)
+def gallery_size_curve(search: Sequence[Row], path: Path, *, whole: int | None = None) -> bool:
+    """mAP and top-1 over the gallery size. False, and no file, without two sizes (see ``gallery_sizes``)."""
+    points = gallery_sizes(search, whole)
     if len(points) < 2:
         return False
     sizes = [size for size, _, _ in points]

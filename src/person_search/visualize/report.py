@@ -77,7 +77,6 @@ def write_report(
                 "references": list(reference_rows),
                 "config": _config(run_dir / "config.yaml"),
                 "curves": _curves(curves.read_metrics(run_dir / "metrics.jsonl"), results, folder),
-                "gallery_sizes": curves.gallery_sizes(list(results.get("search") or [])),
                 "cameras": _camera_tables(results),
                 "scenes": detection_scenes(split, predictions, pictures, threshold=_threshold(results)),
                 "proposals": proposal_scenes(split, proposals or {}, pictures),
@@ -145,7 +144,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda share: percent(None if share == "" else share)
+    environment.filters["percent"] = lambda share: percent(share if isinstance(share, float | int) else None)
     return environment
 
 
@@ -187,7 +186,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any], folde
             detector["precision"], detector["recall"], files["precision-recall"]
         ),
         "cmc": curves.cmc_curve(ranks, files["cmc"]),
-        "gallery": curves.gallery_size_curve(search, files["gallery"]),
+        "gallery": curves.gallery_size_curve(search, files["gallery"], whole=int(results.get("scenes", 0)) - 1),
     }
     return {name: files[name].relative_to(folder).as_posix() for name, there in drawn.items() if there}
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from person_search.data.scene import Boxes, Scene, Split, as_boxes
+from person_search.evaluation.overlaps import area, intersection, iou
 from person_search.visualize.boxes import BACKGROUND, IDENTITY, IGNORED, MISSED, NO_IDENTITY, RIGHT, WRONG
 from person_search.visualize.report_pictures import Layer, Picture, Pictures
 
@@ -68,28 +69,17 @@ def mutual_best(boxes: Boxes, truths: Boxes) -> NDArray[np.int64]:
 
 def pairwise_iou(a: Boxes, b: Boxes) -> NDArray[np.float64]:
     """(N, 4) and (M, 4) xyxy -> (N, M) intersection over union; 0 where both are empty."""
-    inside = _intersection(a, b)
-    union = _area(a)[:, None] + _area(b)[None, :] - inside
-    return np.divide(inside, union, out=np.zeros_like(inside), where=union > 0)
+    return iou(np.repeat(a, len(b), axis=0), np.tile(b, (len(a), 1))).reshape(len(a), len(b))
 
 
-def _intersection(a: Boxes, b: Boxes) -> NDArray[np.float64]:
-    first, second = a[:, None, :].astype(np.float64), b[None, :, :].astype(np.float64)
-    low = np.maximum(first[..., :2], second[..., :2])
-    high = np.minimum(first[..., 2:], second[..., 2:])
-    return np.clip(high - low, 0, None).prod(-1)
-
-
-def _area(boxes: Boxes) -> NDArray[np.float64]:
-    sides = boxes[:, 2:].astype(np.float64) - boxes[:, :2].astype(np.float64)
-    return np.clip(sides, 0, None).prod(-1)
-
-
-def _in_ignored_region(boxes: Boxes, regions: Boxes) -> NDArray[np.bool_]:
-    if not len(regions):
-        return np.zeros(len(boxes), bool)
-    covered = _intersection(boxes, regions) >= _IOU * np.maximum(_area(boxes), 1e-9)[:, None]
-    return np.asarray((covered | (pairwise_iou(boxes, regions) >= _IOU)).any(1), bool)
+def _on_ignored_region(boxes: Boxes, scene: Scene) -> NDArray[np.bool_]:
+    """(N,) bool: on an ignore region by IoU or by the box's own share inside, and on no person."""
+    shape = len(boxes), len(scene.ignore)
+    shared = intersection(np.repeat(boxes, shape[1], axis=0), np.tile(scene.ignore, (shape[0], 1))).reshape(shape)
+    inside = shared >= _IOU * np.maximum(area(boxes), np.finfo(np.float64).tiny)[:, None]
+    on_region = (inside | (pairwise_iou(boxes, scene.ignore) >= _IOU)).any(axis=1)
+    on_person = (pairwise_iou(boxes, scene.boxes) >= _IOU).any(axis=1)
+    return np.asarray(on_region & ~on_person, bool)
 
 
 def _detection_scene(
@@ -98,7 +88,7 @@ def _detection_scene(
     boxes, scores = _above(predictions[scene.name], threshold)
     matched = mutual_best(boxes, scene.boxes)
     right = matched >= 0
-    ignored = ~right & _in_ignored_region(boxes, scene.ignore)
+    ignored = _on_ignored_region(boxes, scene)
     false = ~right & ~ignored
     missed = np.setdiff1d(np.arange(len(scene.boxes)), matched[right])
     layers = [
