@@ -8,6 +8,7 @@ array can be streamed. Source of the layout: MathWorks, "MAT-File Format", chapt
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -227,6 +228,8 @@ class _Stream:
 
     def __init__(self, file: BinaryIO) -> None:
         kind, self._left = _TAG.unpack(file.read(8))
+        if os.fstat(file.fileno()).st_size - file.tell() < self._left:
+            raise _DamagedError("it ends in the middle of a variable")
         self._file = file
         self._inflate = zlib.decompressobj() if kind == _COMPRESSED else None
         self._ready = bytearray()

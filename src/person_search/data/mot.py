@@ -214,7 +214,7 @@ def _read_rows(sequence: _Sequence) -> list[_Row]:
             if row.ignored:
                 continue
             raise DataError(
-                f"{entry}: the box has no area or lies outside the image; correct or remove '{line.strip()}'"
+                f"{entry}: the box '{line.strip()}' has no area or lies outside the image; correct or remove it"
             )
         if row.person >= 0 and not row.ignored:
             if (row.frame, row.person) in taken:

@@ -1,0 +1,252 @@
+"""CUHK-SYSU loader on real MATLAB files of the published nesting."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from person_search.data import cuhk_sysu
+from person_search.data.cuhk_sysu import CuhkSysuDataset
+from person_search.data.scene import Protocol, ProtocolOptions
+from person_search.errors import DataError, UsageError
+
+Box = tuple[int, int, int, int]
+A, B, C, D = (10, 20, 30, 40), (250, 20, 200, 250), (-3, 5, 30, 40), (7, 8, 9, 10)
+IMAGES: dict[str, list[Box]] = {
+    "s1.jpg": [A, B, A],
+    "s2.jpg": [B, (5, 5, 0, 10)],
+    "s3.jpg": [A, C],
+    "s4.jpg": [B, D],
+    "s5.jpg": [C],
+    "s6.jpg": [(1, 1, 10, -2), D],
+    "s7.jpg": [A],
+}
+POOL = ["s4.jpg", "s3.jpg", "s5.jpg", "s6.jpg", "s7.jpg"]
+TRAIN: list[list[tuple[str, Box]]] = [[("s1.jpg", A), ("s2.jpg", B)], [("s1.jpg", B), ("s2.jpg", (5, 5, 0, 10))]]
+Gallery = list[tuple[str, Box | None]]
+G50: list[tuple[str, Box, Gallery]] = [
+    ("s3.jpg", A, [("s4.jpg", B), ("s5.jpg", None), ("s7.jpg", A), ("s4.jpg", B)]),
+    ("s4.jpg", D, [("s6.jpg", D), ("s3.jpg", C)]),
+]
+
+
+def structs(fields: Sequence[str], rows: Sequence[Sequence[object]]) -> np.ndarray:
+    """A MATLAB 1 x N struct array."""
+    array = np.empty((1, len(rows)), dtype=[(field, object) for field in fields])
+    for number, row in enumerate(rows):
+        array[0, number] = tuple(row)
+    return array
+
+
+def cells(values: Sequence[object], column: bool = False) -> np.ndarray:
+    array = np.empty((1, len(values)), dtype=object)
+    for number, value in enumerate(values):
+        array[0, number] = value
+    return array.T if column else array
+
+
+def numbers(box: Box | None) -> np.ndarray:
+    """As MATLAB stores doubles: in the smallest integer type that holds them."""
+    if box is None:
+        return np.zeros((0, 0))
+    return np.array([box], dtype=np.uint8 if min(box) >= 0 and max(box) < 256 else np.int16)
+
+
+HARD = np.zeros((1, 1), np.uint8)
+
+
+def write_gallery(folder: Path, size: int, rows: list[tuple[str, Box, Gallery]], compress: bool = True) -> Path:
+    listed = [
+        (
+            structs(("imname", "idlocate", "ishard", "idname"), [(name, numbers(box), HARD, f"p{row}")]),
+            structs(("imname", "idlocate", "ishard"), [(other, numbers(place), HARD) for other, place in gallery]),
+        )
+        for row, (name, box, gallery) in enumerate(rows)
+    ]
+    path = folder / "annotation" / "test" / "train_test" / f"TestG{size}.mat"
+    savemat(path, {"other": 1.0, f"TestG{size}": structs(("Query", "Gallery"), listed)}, do_compression=compress)
+    return path
+
+
+def write_sysu(folder: Path, compress: bool = True) -> Path:
+    protocols = folder / "annotation" / "test" / "train_test"
+    protocols.mkdir(parents=True)
+    images = [
+        (name, float(len(boxes)), structs(("idlocate", "ishard"), [(numbers(box), HARD) for box in boxes]))
+        for name, boxes in IMAGES.items()
+    ]
+    img = structs(("imname", "nAppear", "box"), images)
+    savemat(folder / "annotation" / "Images.mat", {"Img": img}, do_compression=compress)
+    savemat(folder / "annotation" / "pool.mat", {"pool": cells(POOL, column=True)}, do_compression=compress)
+    train = [
+        structs(
+            ("idname", "nAppear", "scene"),
+            [(f"p{k}", 2.0, structs(("imname", "idlocate", "ishard"), [(n, numbers(b), HARD) for n, b in scenes]))],
+        )
+        for k, scenes in enumerate(TRAIN)
+    ]
+    savemat(protocols / "Train.mat", {"Train": cells(train, column=True)}, do_compression=compress)
+    write_gallery(folder, 50, G50, compress)
+    return folder
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_training_split(tmp_path: Path, compress: bool) -> None:
+    write_sysu(tmp_path / "cuhk_sysu", compress)
+    train = CuhkSysuDataset(tmp_path).split("train")
+    assert (train.dataset, train.num_identities, train.queries) == ("cuhk-sysu", 2, [])
+    assert train.image_root == tmp_path / "cuhk_sysu" / "Image" / "SSM"
+    assert [scene.name for scene in train.scenes] == ["s1.jpg", "s2.jpg"]
+    # The first of two equal boxes gets the identity; the box without width is gone.
+    assert [scene.person_ids.tolist() for scene in train.scenes] == [[0, 1, -1], [0]]
+    # Small unsigned integers in the file must not overflow: 250 + 200.
+    assert train.scenes[0].boxes.tolist() == [[10, 20, 40, 60], [250, 20, 450, 270], [10, 20, 40, 60]]
+
+
+def test_test_split(tmp_path: Path) -> None:
+    test = CuhkSysuDataset(write_sysu(tmp_path)).split("test")
+    assert [scene.name for scene in test.scenes] == POOL
+    assert [(query.scene, query.person_id, query.box.tolist()) for query in test.queries] == [
+        (1, 0, [10, 20, 40, 60]),
+        (0, 1, [7, 8, 16, 18]),
+    ]
+    # Person 0 in s7 comes after the first scene without the person: it names no identity there.
+    assert [scene.person_ids.tolist() for scene in test.scenes] == [[0, 1], [0, 1], [-1], [1], [-1]]
+    assert test.scenes[1].boxes[1].tolist() == [-3, 5, 27, 45]
+    assert test.scenes[3].boxes.tolist() == [[7, 8, 16, 18]]
+
+
+def summary(protocol: Protocol) -> tuple[str, list[list[int]], list[int], list[int], list[list[float]]]:
+    return (
+        protocol.name,
+        [np.flatnonzero(row).tolist() for row in protocol.in_gallery],
+        protocol.truth_offsets.tolist(),
+        protocol.truth_scenes.tolist(),
+        protocol.truth_boxes.tolist(),
+    )
+
+
+def test_listed_galleries_and_whole_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = CuhkSysuDataset(write_sysu(tmp_path))
+    other = [("s3.jpg", A, [("s7.jpg", None), ("s4.jpg", B)]), ("s4.jpg", D, [("s3.jpg", C), ("s5.jpg", None)])]
+    write_gallery(tmp_path, 100, other)
+    test = dataset.split("test")
+    boxes = {"A": [10, 20, 40, 60], "B": [250, 20, 450, 270], "C": [-3, 5, 27, 45], "D": [7, 8, 16, 18]}
+    with caplog.at_level(logging.WARNING):
+        standard = dataset.protocol(test, ProtocolOptions())
+    assert "2 queries list fewer than 100 gallery scenes" in caplog.text
+    assert summary(standard) == ("gallery 100", [[0, 4], [1, 2]], [0, 1, 2], [0, 1], [boxes["B"], boxes["C"]])
+    fifty = dataset.protocol(test, ProtocolOptions(gallery_size=50))
+    truths = [boxes["B"], boxes["A"], boxes["D"], boxes["C"]]
+    assert summary(fifty) == ("gallery 50", [[0, 2, 4], [1, 3]], [0, 2, 4], [0, 4, 3, 1], truths)
+    whole = dataset.protocol(test, ProtocolOptions(gallery_size=-1))
+    assert summary(whole) == ("whole set", [[0, 2, 3, 4], [1, 2, 3, 4]], [0, 2, 4], [0, 4, 3, 1], truths)
+
+
+def test_large_galleries_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    dataset = CuhkSysuDataset(write_sysu(tmp_path / "set"))
+    path = write_gallery(tmp_path / "set", 500, G50)
+    test = dataset.split("test")
+    options = ProtocolOptions(gallery_size=500)
+    first = summary(dataset.protocol(test, options))
+    (kept,) = (tmp_path / "cache" / "person-search" / "galleries").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(cuhk_sysu.matlab, "stream_structs", None)
+        assert summary(dataset.protocol(test, options)) == first
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert summary(dataset.protocol(test, options)) == first
+    assert summary(dataset.protocol(test, options)) == first
+    write_gallery(tmp_path / "set", 500, [G50[0], ("s4.jpg", D, [("s6.jpg", D), ("s5.jpg", None), ("s7.jpg", None)])])
+    assert summary(dataset.protocol(test, options))[1] == [[0, 2, 4], [2, 3, 4]]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert summary(dataset.protocol(test, options))[1] == [[0, 2, 4], [2, 3, 4]]
+    path.unlink()
+    with pytest.raises(DataError, match=r"missing file .*TestG500.mat"):
+        dataset.protocol(test, options)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+PROTOCOLS = Path("annotation/test/train_test")
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda f: (f / "annotation/Images.mat").unlink(), r"missing file '.*Images.mat'; expected CUHK-SYSU's layout"),
+        (lambda f: (f / PROTOCOLS / "TestG50.mat").unlink(), r"missing file '.*TestG50.mat'; expected CUHK-SYSU"),
+        (lambda f: truncate(f / "annotation/Images.mat"), r"Images.mat' is .*damaged"),
+        (lambda f: truncate(f / PROTOCOLS / "TestG50.mat"), r"TestG50.mat' is .*damaged"),
+        (lambda f: savemat(f / PROTOCOLS / "TestG50.mat", {"x": 1}), r"expected the variable TestG50, found x"),
+        (
+            lambda f: savemat(f / "annotation/pool.mat", {"pool": cells(["no.jpg"])}),
+            r"pool.mat' names the image 'no.jpg'",
+        ),
+        (
+            lambda f: savemat(f / "annotation/pool.mat", {"pool": np.ones((2, 2))}),
+            r"pool.mat' is damaged: expected a cell",
+        ),
+        (
+            lambda f: write_gallery(f, 50, [("s1.jpg", A, G50[0][2])]),
+            r"TestG50.mat' query 1: the image 's1.jpg' is not in",
+        ),
+        (
+            lambda f: write_gallery(f, 50, [("s3.jpg", D, G50[0][2])]),
+            r"query 1: the box \(7, 8, 9, 10\) matches no annot",
+        ),
+        (lambda f: write_gallery(f, 50, [G50[0], ("s4.jpg", D, [])]), r"query 2: the gallery is empty"),
+        (lambda f: write_gallery(f, 50, [("s3.jpg", A, [("s9.jpg", None)])]), r"query 1: the image 's9.jpg' is not in"),
+        (
+            lambda f: write_gallery(f, 50, [("s3.jpg", A, [("s4.jpg", A)])]),
+            r"query 1: the box .* no annotation of 's4.jpg'",
+        ),
+        (lambda f: write_gallery(f, 50, []), r"TestG50.mat' holds no queries"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], expected: str) -> None:
+    damage(write_sysu(tmp_path))
+    with pytest.raises(DataError, match=expected):
+        CuhkSysuDataset(tmp_path).split("test")
+
+
+def test_training_box_without_annotation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "TRAIN", [[("s1.jpg", A)], [("s2.jpg", D)]])
+    with pytest.raises(DataError, match=r"Train.mat' identity 2: the box .* matches no annotation of 's2.jpg'"):
+        CuhkSysuDataset(write_sysu(tmp_path)).split("train")
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (G50[:1], r"TestG100.mat' holds 1 queries; expected 2"),
+        ([*G50, G50[0]], r"TestG100.mat' holds more queries than the 2"),
+        ([G50[1], G50[0]], r"TestG100.mat' query 1 \('s4.jpg'\) is not the query of that row"),
+    ],
+)
+def test_protocol_of_other_queries(tmp_path: Path, rows: list[tuple[str, Box, Gallery]], expected: str) -> None:
+    dataset = CuhkSysuDataset(write_sysu(tmp_path))
+    write_gallery(tmp_path, 100, rows)
+    with pytest.raises(DataError, match=expected):
+        dataset.protocol(dataset.split("test"), ProtocolOptions())
+
+
+def test_wrong_questions(tmp_path: Path) -> None:
+    dataset = CuhkSysuDataset(write_sysu(tmp_path))
+    test = dataset.split("test")
+    with pytest.raises(UsageError, match="gallery size 70 is not one of 50, 100"):
+        dataset.protocol(test, ProtocolOptions(gallery_size=70))
+    with pytest.raises(UsageError, match="no cameras"):
+        dataset.protocol(test, ProtocolOptions(cross_camera=True))
+    with pytest.raises(DataError, match=r"missing file .*TestG100.mat.* gallery sizes in this folder: 50"):
+        dataset.protocol(test, ProtocolOptions())
+    with pytest.raises(UsageError, match="--validation-share"):
+        dataset.split("val")
