@@ -1,0 +1,44 @@
+"""Detections on ignore regions: they count neither for nor against."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from person_search.data.scene import Bools, Split
+from person_search.evaluation.overlaps import area, intersection, iou, offsets_of, scene_pairs
+from person_search.evaluation.predictions import Predictions
+
+SHARE = 0.5
+"""IoU with a region, share of a detection inside it, and IoU with a true box from which each counts."""
+
+
+def on_ignore_regions(predictions: Predictions, split: Split) -> Bools:
+    """(M,) bool: detections that fall on an ignore region of their scene and on none of its people.
+
+    A detection falls on a region when their IoU, or the share of the detection's own area inside the region, is at
+    least 0.5; it falls on a person when its IoU with the true box is. ``predictions`` are in the split's scene order.
+    """
+    ignored: Bools = np.zeros(len(predictions), dtype=bool)
+    with_regions = [number for number, scene in enumerate(split.scenes) if len(scene.ignore)]
+    if not with_regions:
+        return ignored
+    counts = np.array([len(split.scenes[number].ignore) for number in with_regions], np.int64)
+    regions = np.concatenate([split.scenes[number].ignore for number in with_regions])
+    items, rows = scene_pairs(np.repeat(np.array(with_regions, np.int64), counts), predictions.offsets)
+    boxes = predictions.boxes[rows]
+    own = area(boxes)
+    inside = np.divide(intersection(boxes, regions[items]), own, out=np.zeros_like(own), where=own > 0)
+    ignored[rows[(inside >= SHARE) | (iou(boxes, regions[items]) >= SHARE)]] = True
+
+    people = np.concatenate([scene.boxes for scene in split.scenes])
+    offsets = offsets_of(np.array([len(scene.boxes) for scene in split.scenes], np.int64))
+    suspects = np.flatnonzero(ignored)
+    items, rows = scene_pairs(predictions.scene_of[suspects], offsets)
+    on_person = iou(predictions.boxes[suspects[items]], people[rows]) >= SHARE
+    ignored[suspects[items[on_person]]] = False
+    return ignored
+
+
+def without_ignored(predictions: Predictions, split: Split) -> Predictions:
+    """``predictions`` less the detections of :func:`on_ignore_regions`."""
+    return predictions.keep(~on_ignore_regions(predictions, split))

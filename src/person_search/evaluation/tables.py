@@ -1,0 +1,54 @@
+"""Results for people and spreadsheets: tables in per cent and one line per query."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from person_search.evaluation.results import Results, Share
+from person_search.evaluation.writing import whole_file
+
+
+def percent(share: Share) -> str:
+    """A share in 0..1 as per cent with one decimal; a dash for None."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def metrics_table(rows: Sequence[tuple[str, Results]], title: str = "Results, per cent") -> Table:
+    """One row per named result and protocol; below it, where known, seen and unseen identities apart."""
+    table = Table(title=title)
+    table.add_column("")
+    table.add_column("search")
+    for heading in ("det. recall", "det. AP", "mAP", "top-1", "top-5", "top-10", "queries"):
+        table.add_column(heading, justify="right")
+    for label, results in rows:
+        found = [percent(results.detection.all.recall), percent(results.detection.all.ap)]
+        if not results.search:
+            table.add_row(label, "-", *found)
+        for position, metrics in enumerate(results.search):
+            first = [label, metrics.protocol, *found] if position == 0 else ["", metrics.protocol, "", ""]
+            shares = [percent(value) for value in (metrics.map, metrics.top1, metrics.top5, metrics.top10)]
+            left_out = f" ({metrics.left_out} left out)" if metrics.left_out else ""
+            table.add_row(*first, *shares, f"{metrics.queries}{left_out}")
+            for name, subset in (("seen", metrics.seen), ("unseen", metrics.unseen)):
+                if subset is not None:
+                    values = [percent(subset.map), percent(subset.top1)]
+                    table.add_row("", f"  {name} in training", "", "", *values, "", "", str(subset.queries))
+    return table
+
+
+def write_per_query(results: Results, path: Path) -> None:
+    """One CSV line per query of the first protocol; AP and recall in 0..1, empty if left out. Raises DataError."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["number", "scene", "x1", "y1", "x2", "y2", "person_id", "ap", "recall", "rank_of_first"])
+    for query in results.queries:
+        writer.writerow(
+            [query.number, query.scene, *query.box, query.person_id, query.ap, query.recall, query.rank_of_first]
+        )
+    with whole_file(path, "per-query results") as file:
+        file.write(text.getvalue().encode())
