@@ -1,0 +1,165 @@
+"""Making a whole dataset: worker processes draw, one process annotates, and the folder appears when it is complete."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from person_search.data.synthetic import MARKER, read_marker
+from person_search.data.writers import WRITERS
+from person_search.data.writers.records import SceneRecord
+from person_search.errors import DataError, UsageError
+from person_search.synth.appearance import Appearance, draw_identities
+from person_search.synth.plan import STREAM_IDENTITIES, ScenePlan, make_plan
+from person_search.synth.scenes import Studio
+from person_search.synth.settings import SynthConfig
+
+_SCENES_WORTH_A_PROCESS = 40
+
+_studio: Studio | None = None
+_folder = Path()
+
+
+def generate(
+    config: SynthConfig, *, progress: Callable[[int, int], None] | None = None, workers: int | None = None
+) -> bool:
+    """Write the dataset of ``config`` to ``config.out``; False when it was there already and was kept.
+
+    ``progress`` is called with the number of scenes drawn and of all. ``workers`` processes draw (default: one per
+    core; scripts that call this need the usual ``if __name__ == "__main__"``); the files do not depend on it. The
+    dataset is written beside its place and moved there when complete; one made with other settings is replaced.
+
+    Raises UsageError when ``config.out`` holds something else or ``workers`` is below 1, DataError when it cannot be
+    written.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers: expected 1 or more, found {workers}")
+    out = config.out.resolve()
+    if _is_current(out, config):
+        return False
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        try:
+            _write(config, partial, progress, workers)
+            _move_into_place(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the dataset to '{config.out}': {error.strerror or error}; make room or choose another --out"
+        ) from None
+    except BrokenProcessPool:
+        raise DataError("a process that draws scenes ended unexpectedly (out of memory?); try fewer workers") from None
+    return True
+
+
+def _is_current(out: Path, config: SynthConfig) -> bool:
+    """Whether ``out`` already holds this very dataset. Raises UsageError when it holds anything else."""
+    try:
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return False
+        if not out.is_dir():
+            raise UsageError(f"--out '{config.out}' is a file; expected a folder")
+        settings = read_marker(out)
+    except OSError as error:
+        raise DataError(f"cannot read '{config.out}': {error.strerror}; choose another --out") from None
+    if settings is None:
+        raise UsageError(
+            f"--out '{config.out}' is not empty and holds no synthetic dataset (no {MARKER}); "
+            "choose another folder or empty it"
+        )
+    return settings == config.fingerprint()
+
+
+def _write(config: SynthConfig, folder: Path, progress: Callable[[int, int], None] | None, workers: int | None) -> None:
+    plans = make_plan(config)
+    writer = WRITERS[config.layout]
+    paths = [writer.image_path(plan.number, plan.split, plan.camera, plan.frame) for plan in plans]
+    for parent in {(folder / path).parent for path in paths}:
+        parent.mkdir(parents=True, exist_ok=True)
+    records = []
+    for record in _draw_all(config, folder, list(zip(plans, paths, strict=True)), workers):
+        records.append(record)
+        if progress is not None:
+            progress(len(records), len(plans))
+    writer.write(folder, records, config.min_visibility)
+    (folder / MARKER).write_text(json.dumps(config.fingerprint(), indent=2) + "\n", encoding="utf-8")
+
+
+def _draw_all(
+    config: SynthConfig, folder: Path, jobs: list[tuple[ScenePlan, str]], workers: int | None
+) -> Iterator[SceneRecord]:
+    """Draw and store all scenes, in order, in this process or in several."""
+    identities = draw_identities(
+        np.random.default_rng([config.seed, STREAM_IDENTITIES]), config.identities, config.level
+    )
+    wanted = workers if workers is not None else _cores()
+    count = min(wanted, max(1, len(jobs) // _SCENES_WORTH_A_PROCESS))
+    if count == 1:
+        threads = cv2.getNumThreads()
+        _prepare(config, identities, folder)
+        try:
+            yield from map(_draw_one, jobs)
+        finally:
+            cv2.setNumThreads(threads)
+        return
+    # Spawned, not forked: a forked child of a process with threads (torch, a progress bar) can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(config, identities, folder))
+    try:
+        yield from pool.map(_draw_one, jobs, chunksize=8)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker(config: SynthConfig, identities: list[Appearance], folder: Path) -> None:
+    # Ctrl-C reaches the whole process group; the parent alone answers it and ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _prepare(config, identities, folder)
+
+
+def _prepare(config: SynthConfig, identities: list[Appearance], folder: Path) -> None:
+    global _studio, _folder
+    # One thread per process: the processes already use every core.
+    cv2.setNumThreads(1)
+    _studio, _folder = Studio(config, identities), folder
+
+
+def _draw_one(job: tuple[ScenePlan, str]) -> SceneRecord:
+    assert _studio is not None
+    plan, path = job
+    drawn = _studio.draw(plan)
+    (_folder / path).write_bytes(drawn.jpeg)
+    size = (_studio.config.width, _studio.config.height)
+    return SceneRecord(
+        plan.split, plan.camera, plan.frame, path, *size, drawn.boxes, drawn.person_ids, drawn.visibility
+    )
+
+
+def _move_into_place(partial: Path, out: Path) -> None:
+    """``partial`` becomes ``out``; an older dataset there is removed only afterwards."""
+    old = out.with_name(f".{out.name}.old-{os.getpid()}")
+    if out.exists():
+        out.rename(old)
+    try:
+        partial.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
