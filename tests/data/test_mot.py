@@ -105,6 +105,24 @@ def test_sequences_are_separate(tmp_path: Path) -> None:
     assert set(protocol.truth_scenes[:4].tolist()) <= set(range(5))
 
 
+def test_cameras_that_share_identities(tmp_path: Path) -> None:
+    for name in ("A", "B"):
+        write_sequence(tmp_path / name, info=INFO + "sharedIds=true\n")
+    dataset = MotDataset(tmp_path, config())
+    test = dataset.split("test")
+    assert test.num_identities == 2
+    assert [scene.camera for scene in test.scenes] == [1] * 5 + [2] * 5
+    assert [scene.person_ids.tolist() for scene in test.scenes[5:7]] == [[0], [0]]
+    # Person 7 is in two neighbouring frames of each camera: far only through the other camera.
+    assert [(query.scene, query.person_id) for query in test.queries[:5]] == [(0, 0), (1, 0), (3, 1), (4, 0), (4, 1)]
+    protocol = dataset.protocol(test, ProtocolOptions(cross_camera=True))
+    assert np.flatnonzero(protocol.in_gallery[2]).tolist() == [5, 6, 7, 8, 9]
+    assert protocol.truth_scenes[protocol.truth_offsets[2] : protocol.truth_offsets[3]].tolist() == [8, 9]
+    by_sequence = MotDataset(tmp_path, config(mot_split="sequence", mot_train_share=0.5)).split("test")
+    assert by_sequence.seen_identities is not None
+    assert by_sequence.seen_identities.all()
+
+
 def test_sequence_split(tmp_path: Path) -> None:
     for name in ("A", "B", "C"):
         write_sequence(tmp_path / name)

@@ -58,9 +58,10 @@ class Value:
     Attributes:
         name: the variable's name, empty for nested values.
         shape: MATLAB's size of the array.
+        size: number of elements.
     """
 
-    __slots__ = ("_body", "_data", "_end", "_kind", "name", "shape")
+    __slots__ = ("_body", "_data", "_end", "_kind", "name", "shape", "size")
 
     def __init__(self, data: bytes, at: int) -> None:
         self._data = data
@@ -70,6 +71,7 @@ class Value:
         if head and head[0] == _MATRIX and head[2:4] == (6, 8) and head[6:8] == (5, 8) and head[10:] == (1, 0):
             self._kind = head[4] & 0xFF
             self.shape: tuple[int, ...] = head[8:10]
+            self.size = head[8] * head[9]
             self._body = at + 48
             self._end = at + 8 + head[1]
             if self._end > len(data):
@@ -80,19 +82,15 @@ class Value:
             raise _DamagedError(f"expected an array, found data of type {kind}")
         self._end = start + size
         if size == 0:
-            self._kind, self.shape, self._body = 0, (0, 0), start
+            self._kind, self.shape, self.size, self._body = 0, (0, 0), 0, start
             return
         _, flags, _, at = _element(data, start)
         self._kind = data[flags]
         _, start, size, at = _element(data, at)
         self.shape = struct.unpack_from(f"<{size // 4}i", data, start)
+        self.size = math.prod(self.shape)
         _, start, size, self._body = _element(data, at)
         self.name = data[start : start + size].decode()
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
 
     def text(self) -> str:
         """A char array of one row as ``str``."""

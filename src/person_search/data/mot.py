@@ -36,13 +36,18 @@ DETECTORS = re.compile(r"-(DPM|FRCNN|SDP)$")
 """MOT17 ships every sequence once per public detector, with the same pictures and people."""
 
 Identity = tuple[str, int]
+"""Scope of the id (a sequence's name, or empty for the whole set) and the id."""
 
 
 @dataclass(frozen=True)
 class _Sequence:
-    """One video: ``frames`` are (number from 1, file path relative to the sequence's folder), in order of number."""
+    """One video: ``frames`` are (number from 1, file path relative to the sequence's folder), in order of number.
+
+    ``scope`` is the sequence that person ids count in, empty for the whole set.
+    """
 
     name: str
+    scope: str
     folder: Path
     frames_per_second: float
     length: int
@@ -61,9 +66,10 @@ class _Row:
 class MotDataset(Dataset):
     """MOTChallenge sequences, split by time within each (the first share trains) or by sequence.
 
-    Ids of gt.txt count within their sequence: nobody is followed from one sequence to another. Rows of confidence 0
-    and of classes that look like people (on a vehicle, static, distractor, reflection, crowd) are regions to ignore;
-    vehicles and occluders are left out. Of the copies that MOT17 ships per public detector one is read.
+    Ids of gt.txt count within their sequence: nobody is followed from one sequence to another, unless seqinfo.ini says
+    ``sharedIds=true`` (not in MOTChallenge): then the sequences are cameras that saw the same people. Rows of
+    confidence 0 and of classes that look like people (on a vehicle, static, distractor, reflection, crowd) are regions
+    to ignore; vehicles and occluders are left out. Of the copies that MOT17 ships per public detector one is read.
 
     Queries are all test boxes of people who are seen again ``mot_min_gap`` seconds or more away; their galleries are
     the test scenes at least that far, those of other sequences included.
@@ -76,6 +82,7 @@ class MotDataset(Dataset):
         if name == "val":
             raise UsageError("mot has no split 'val'; hold one out of training with --validation-share")
         sequences = [_read_sequence(folder) for folder in self._folders()]
+        cameras = {seq.name: number for number, seq in enumerate(sequences, start=1) if not seq.scope}
         parts = self._parts(sequences)
         chosen = [(seq, frames) for (seq, train, test) in parts if (frames := train if name == "train" else test)]
         if not chosen:
@@ -86,15 +93,19 @@ class MotDataset(Dataset):
         rows = {seq.name: _read_rows(seq) for seq in sequences}
         known = sorted(_identities(chosen, rows))
         labels = {identity: label for label, identity in enumerate(known)}
-        scenes = [scene for seq, frames in chosen for scene in self._scenes(seq, frames, rows[seq.name], labels)]
+        scenes = [
+            replace(scene, camera=cameras.get(seq.name))
+            for seq, frames in chosen
+            for scene in self._scenes(seq, frames, rows[seq.name], labels)
+        ]
         split = Split("mot", name, self.root, scenes, len(known))
         if name == "train":
             return split
         queries = _queries_seen_again(scenes, self.config.mot_min_gap)
-        if self.config.mot_split == "sequence":
-            return replace(split, queries=queries)
         seen = _identities([(seq, train) for seq, train, _ in parts], rows)
-        return replace(split, queries=queries, seen_identities=np.array([who in seen for who in known], dtype=bool))
+        known_to_training = np.array([identity in seen for identity in known], dtype=bool)
+        disjoint = self.config.mot_split == "sequence" and not known_to_training.any()
+        return replace(split, queries=queries, seen_identities=None if disjoint else known_to_training)
 
     def protocol(self, split: Split, options: ProtocolOptions) -> Protocol:
         """Gallery: the split's scenes of other sequences and those at least ``mot_min_gap`` seconds away."""
@@ -102,8 +113,7 @@ class MotDataset(Dataset):
             raise UsageError("mot has no gallery sizes; leave --gallery-size out")
         times, sequences = _times(split.scenes)
         own = np.array([query.scene for query in split.queries], dtype=np.int64)
-        far = _far(np.abs(times[own][:, None] - times), self.config.mot_min_gap)
-        allowed = far | (sequences[own][:, None] != sequences)
+        allowed = _far(times[own][:, None], sequences[own][:, None], times, sequences, self.config.mot_min_gap)
         protocol = every_other_scene(split, cross_camera=options.cross_camera, allowed=allowed)
         return replace(protocol, name=f"at least {self.config.mot_min_gap:g} s apart")
 
@@ -141,7 +151,7 @@ class MotDataset(Dataset):
         scenes = []
         for number, path in frames:
             people = [row for row in by_frame.get(number, []) if not row.ignored]
-            ids = [labels.get((sequence.name, row.person), UNLABELLED) for row in people]
+            ids = [labels.get((sequence.scope, row.person), UNLABELLED) for row in people]
             scenes.append(
                 Scene(
                     path if prefix == "." else f"{prefix}/{path}",
@@ -168,6 +178,7 @@ def _read_sequence(folder: Path) -> _Sequence:
         rate = float(section["frameRate"])
         size = (float(section.get("imWidth", "inf")), float(section.get("imHeight", "inf")))
         length = int(section.get("seqLength", "0"))
+        scope = "" if section.getboolean("sharedIds", False) else folder.name
     except FileNotFoundError:
         raise DataError(f"missing file '{path}'; expected {LAYOUT}") from None
     except OSError as error:
@@ -187,7 +198,7 @@ def _read_sequence(folder: Path) -> _Sequence:
     )
     if not frames:
         raise DataError(f"no frames in '{folder / images}'; expected files such as 000001{ending}")
-    return _Sequence(folder.name, folder, rate, length or frames[-1][0], size, frames)
+    return _Sequence(folder.name, scope, folder, rate, length or frames[-1][0], size, frames)
 
 
 def _read_rows(sequence: _Sequence) -> list[_Row]:
@@ -249,7 +260,7 @@ def _identities(parts: Sequence[tuple[_Sequence, list[tuple[int, str]]]], rows: 
     for sequence, frames in parts:
         numbers = {number for number, _ in frames}
         found |= {
-            (sequence.name, row.person)
+            (sequence.scope, row.person)
             for row in rows[sequence.name]
             if row.frame in numbers and row.person >= 0 and not row.ignored
         }
@@ -262,9 +273,16 @@ def _times(scenes: Sequence[Scene]) -> tuple[NDArray[np.float64], NDArray[np.str
     return times, np.array([str(scene.sequence) for scene in scenes])
 
 
-def _far(seconds: NDArray[np.float64], gap: float) -> Bools:
+def _far(
+    time: NDArray[np.float64],
+    sequence: NDArray[np.str_],
+    times: NDArray[np.float64],
+    sequences: NDArray[np.str_],
+    gap: float,
+) -> Bools:
+    """Whether scenes are ``gap`` seconds or more, or a sequence, apart; arguments broadcast."""
     # Times are frame numbers over the frame rate: equal to the gap up to rounding counts as far enough.
-    return seconds >= gap - 1e-6
+    return (np.abs(time - times) >= gap - 1e-6) | (sequence != sequences)
 
 
 def _queries_seen_again(scenes: list[Scene], gap: float) -> list[Query]:
@@ -273,11 +291,12 @@ def _queries_seen_again(scenes: list[Scene], gap: float) -> list[Query]:
     for number, scene in enumerate(scenes):
         for person in scene.person_ids.tolist():
             seen.setdefault(person, []).append(number)
-    times, _ = _times(scenes)
+    times, sequences = _times(scenes)
     queries = []
     for number, scene in enumerate(scenes):
         for row, person in enumerate(scene.person_ids.tolist()):
             others = np.array([other for other in seen[person] if other != number], dtype=np.int64)
-            if person >= 0 and _far(np.abs(times[others] - times[number]), gap).any():
+            far = _far(times[number], sequences[number], times[others], sequences[others], gap)
+            if person >= 0 and far.any():
                 queries.append(Query(number, scene.boxes[row], person))
     return queries
