@@ -1,0 +1,43 @@
+# Everything runs in a virtual environment of its own; `make` targets make it when it is not there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+DATA ?= data/synthetic
+
+.PHONY: demo test test-fast lint format bench clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+# Synthetic dataset, training, evaluation and report; what is there already is kept.
+demo: $(VENV)/.installed
+	$(BIN)/person-search synth --identities 300 --scenes 1000 --cameras 4 --out $(DATA)
+	$(BIN)/person-search train --config recipes/demo.yaml --data-root $(DATA) --run-dir $(RUN) --resume
+	$(BIN)/person-search evaluate --checkpoint $(RUN) --references
+	$(BIN)/person-search report --run-dir $(RUN) --out report
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/annotations.py
+
+clean:
+	rm -rf $(VENV) build dist report

@@ -1,0 +1,187 @@
+"""What the commands do, once their options are read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from person_search.config import Config, to_yaml
+from person_search.data.catalogue import open_dataset
+from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
+from person_search.errors import UsageError
+from person_search.evaluation.chance import random_ranking
+from person_search.evaluation.files import EVALUATION, PREDICTIONS, RESULTS, write_references
+from person_search.evaluation.predictions import Predictions
+from person_search.evaluation.results import Results, score, write_results
+from person_search.evaluation.tables import metrics_table, percent, write_per_query
+from person_search.evaluation.writing import whole_file
+from person_search.synth.settings import SynthConfig
+
+if TYPE_CHECKING:
+    from person_search.models.person_search_model import PersonSearchModel
+
+console = Console()
+messages = Console(stderr=True)
+
+
+def run_training(config: Config, *, resume: bool) -> None:
+    """Train and say where the result is."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=messages, show_path=False)]
+    )
+    from person_search.training.trainer import train
+
+    outcome = train(config, resume=resume)
+    best = f", best checkpoint {outcome.best}" if outcome.best else ""
+    result = f" (validation {percent(outcome.best_result)} %)" if outcome.best and outcome.best_result else ""
+    skipped = f"; {outcome.skipped} steps skipped as not finite" if outcome.skipped else ""
+    console.print(
+        f"trained {outcome.epoch} epochs, {outcome.step} steps: newest checkpoint {outcome.last}"
+        f"{best}{result}{skipped}",
+        soft_wrap=True,
+    )
+
+
+def run_prediction(checkpoint: Path, config: Config, *, overrides: dict[str, Any], out: Path, split_name: str) -> None:
+    """Write the predictions file of a checkpoint."""
+    dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
+    split = test_split(dataset, split_name)
+    predictions = predictions_of(load_for_test(checkpoint, config, overrides), split, config)
+    predictions.save(out)
+    console.print(
+        f"wrote {len(predictions)} detections in {len(split.scenes)} scenes and {len(split.queries)} queries to {out}",
+        soft_wrap=True,
+    )
+
+
+def run_scoring(
+    predictions_file: Path, config: Config, *, split_name: str, json: Path | None, per_query: Path | None
+) -> None:
+    """Score a predictions file and print the table."""
+    predictions = Predictions.load(predictions_file)
+    dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
+    split = test_split(dataset, split_name)
+    results = score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
+    console.print(metrics_table([(predictions_file.stem, results)]))
+    if json is not None:
+        write_results(results, json)
+    if per_query is not None:
+        write_per_query(results, per_query)
+
+
+def run_evaluation(
+    checkpoint: Path,
+    config: Config,
+    *,
+    overrides: dict[str, Any],
+    out: Path | None,
+    split_name: str,
+    references: bool,
+) -> None:
+    """Predict, score, print the table, and write both beside the checkpoint (or to ``out``)."""
+    dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
+    split = test_split(dataset, split_name)
+    protocols = protocols_of(dataset, split, config)
+    model = load_for_test(checkpoint, config, overrides)
+    folder = out or (checkpoint if checkpoint.is_dir() else checkpoint.parent) / EVALUATION
+    predictions = predictions_of(model, split, config)
+    predictions.save(folder / PREDICTIONS)
+    results = score(predictions, split, protocols, config.evaluation)
+    write_results(results, folder / RESULTS)
+    with whole_file(folder / "config.yaml", "settings") as file:
+        file.write(to_yaml(config).encode())
+    others = reference_results(model, split, protocols, config) if references else []
+    write_references(folder, others)
+    console.print(metrics_table([("trained model", results), *others]))
+    console.print(f"wrote {folder / PREDICTIONS} and {folder / RESULTS}", soft_wrap=True)
+
+
+def run_synthesis(config: SynthConfig) -> None:
+    """Make a synthetic dataset, or keep the one that is there."""
+    from person_search.synth.generate import generate
+
+    with progress_bar("drawing scenes") as progress:
+        made = generate(config, progress=progress)
+    what = "wrote" if made else "kept, made earlier with the same settings:"
+    console.print(f"{what} {config.scenes} scenes in {config.out}", soft_wrap=True)
+
+
+def run_report(run_dir: Path, out: Path, *, max_queries: int) -> None:
+    """Write the report page of an evaluated run."""
+    from person_search.visualize.run_report import report_run
+
+    page = report_run(run_dir, out, max_queries=max_queries)
+    console.print(f"report: {page}", soft_wrap=True)
+
+
+def test_split(dataset: Dataset, name: str) -> Split:
+    """The split to evaluate. Raises UsageError for a name that is none."""
+    if name not in ("test", "val"):
+        raise UsageError(f"--split {name}: expected test or val")
+    return dataset.split("val" if name == "val" else "test")
+
+
+def protocols_of(dataset: Dataset, split: Split, config: Config) -> list[Protocol]:
+    """One protocol per gallery size asked for, or the dataset's standard one."""
+    evaluation = config.evaluation
+    return [
+        dataset.protocol(split, ProtocolOptions(gallery_size=size, cross_camera=evaluation.cross_camera))
+        for size in evaluation.gallery_size or (None,)
+    ]
+
+
+def load_for_test(checkpoint: Path, config: Config, overrides: dict[str, Any]) -> PersonSearchModel:
+    """The model of a checkpoint on the device of ``config``."""
+    from person_search.models.loading import load_model
+    from person_search.training.processes import device_kind
+
+    return load_model(checkpoint, device=device_kind(config.training), **overrides)
+
+
+def predictions_of(model: PersonSearchModel, split: Split, config: Config) -> Predictions:
+    """Run ``model`` over ``split``, showing progress."""
+    from person_search.evaluation.predict import predict
+
+    with progress_bar("detecting") as progress:
+        return predict(model, split, config, progress=progress)
+
+
+def reference_results(
+    model: PersonSearchModel, split: Split, protocols: list[Protocol], config: Config
+) -> list[tuple[str, Results]]:
+    """What search gives on true boxes without training, and by chance: what the numbers are to be seen against."""
+    import torch
+
+    from person_search.models.building import build_model
+
+    torch.manual_seed(config.training.seed)
+    untrained = build_model(model.config, model.num_identities, load_weights=False).to(model.device)
+    true_boxes = config.evaluation.model_copy(update={"use_gt_boxes": True, "cbgm": False})
+    on_true_boxes = config.model_copy(update={"evaluation": true_boxes})
+    predictions = predictions_of(untrained, split, on_true_boxes)
+    return [
+        ("untrained model, true boxes", score(predictions, split, protocols, true_boxes)),
+        ("random ranking, true boxes", random_ranking(split, protocols, config.evaluation, seed=config.training.seed)),
+    ]
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left; yields what to call with (done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=messages) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
