@@ -88,7 +88,7 @@ class Appearance:
 
 
 def draw_appearance(rng: np.random.Generator, level: float) -> Appearance:
-    """A random person. ``level`` (0..1, difficulty) makes clothes more alike: greyer, closer to common colours."""
+    """A random person. ``level`` (0..1, difficulty) makes clothes more alike: darker, greyer, of common colours."""
     upper_colour = _clothing_colour(rng, level)
     skin = _jitter(rng, SKIN[rng.choice(len(SKIN), p=(0.24, 0.26, 0.18, 0.14, 0.1, 0.08))], 6)
     lower: Lower = _pick(rng, LOWER_KINDS, (0.66, 0.16, 0.18))
@@ -167,8 +167,9 @@ def _pick(rng: np.random.Generator, options: tuple[Kind, ...], shares: tuple[flo
 
 def _clothing_colour(rng: np.random.Generator, level: float) -> Colour:
     pool = NEUTRALS if rng.random() < 0.3 + 0.35 * level else VIVID
-    colour = np.array(_jitter(rng, pool[rng.choice(len(pool))], 16 - 8 * level))
-    washed_out = 0.3 * max(level - 0.4, 0.0)
+    commonness = np.where(np.mean(pool, axis=1) < 90, 1 + 3 * level, 1.0)
+    colour = np.array(_jitter(rng, pool[rng.choice(len(pool), p=commonness / commonness.sum())], 16 - 8 * level))
+    washed_out = 0.4 * max(level - 0.4, 0.0)
     return _as_colour(colour * (1 - washed_out) + colour.mean() * washed_out)
 
 

@@ -94,13 +94,17 @@ class Canvas:
         region[chosen, :3] = np.array(colour).astype(np.uint8)
 
     def sprite(self, reduce: int, softness: float) -> Sprite:
-        """Apply the shading, smoothed over ``softness`` canvas units, and shrink by ``reduce``."""
-        size = (self.rgba.shape[1] // reduce, self.rgba.shape[0] // reduce)
-        small = cv2.resize(self.rgba, size, interpolation=cv2.INTER_AREA)
-        light = cv2.resize(self.shade, size, interpolation=cv2.INTER_AREA)
+        """The drawing, cropped: shaded, smoothly over ``softness`` canvas units, and shrunk by ``reduce``."""
+        left, top, columns, rows = cv2.boundingRect(cv2.extractChannel(self.rgba, 3))
+        left, top = left // reduce, top // reduce
+        size = (max(1, columns // reduce + 2), max(1, rows // reduce + 2))
+        window = np.s_[top * reduce : (top + size[1]) * reduce, left * reduce : (left + size[0]) * reduce]
+        size = (self.rgba[window].shape[1] // reduce, self.rgba[window].shape[0] // reduce)
+        small = cv2.resize(self.rgba[window], size, interpolation=cv2.INTER_AREA)
+        light = cv2.resize(self.shade[window], size, interpolation=cv2.INTER_AREA)
         light = cv2.GaussianBlur(light, (0, 0), max(softness * self.scale / reduce, 0.4))
         shaded = cv2.multiply(small, cv2.merge([light] * 3 + [np.full_like(light, _FULL_LIGHT)]), scale=1 / _FULL_LIGHT)
-        return Sprite(shaded, (float(self.origin[0] / reduce), float(self.origin[1] / reduce)))
+        return Sprite(shaded, (float(self.origin[0] / reduce) - left, float(self.origin[1] / reduce) - top))
 
     def _light(self, corners: NDArray[np.int32], brightness: float) -> None:
         cv2.fillPoly(self.shade, [corners], round(_FULL_LIGHT * brightness), shift=_SUBPIXEL_BITS)

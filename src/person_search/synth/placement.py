@@ -83,7 +83,7 @@ class Placer:
         metre = camera.scale(other.row)
         column = other.column + self._rng.choice([-1, 1]) * self._rng.uniform(0.25, 0.8) * metre
         row = other.row + self._rng.normal(0, 0.12) * metre
-        return Place(float(column), float(np.clip(row, camera.far_row, camera.near_row)))
+        return Place(float(np.clip(column, 0, camera.width)), float(np.clip(row, camera.far_row, camera.near_row)))
 
     def _inside_street(self, place: Place) -> bool:
         across, _ = self._camera.ground(place.column, place.row)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from person_search.data.scene import UNLABELLED, Ints
 from person_search.synth.appearance import Appearance, draw_appearance
@@ -18,6 +19,8 @@ from person_search.synth.plan import STREAM_CAMERA, STREAM_SCENE, STREAM_STREET,
 from person_search.synth.pose import draw_pose
 from person_search.synth.props import LOOK_ALIKES, OBSTACLES, draw_thing
 from person_search.synth.settings import SynthConfig
+
+Shares = NDArray[np.float64]
 
 _NOISE_MARGIN = 64
 
@@ -36,7 +39,7 @@ class DrawnScene:
     jpeg: bytes
     boxes: Ints
     person_ids: Ints
-    visibility: np.ndarray[tuple[int], np.dtype[np.float64]]
+    visibility: Shares
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -120,21 +123,7 @@ class Studio:
         owner: Ints = np.full(picture.shape[:2], -1, np.int64)
         for number, thing in enumerate(standing):
             _paste(picture, owner, thing, number)
-        people = [(number, thing) for number, thing in enumerate(standing) if thing.person is not None]
-        visible = np.bincount(owner.ravel() + 1, minlength=len(standing) + 1)[1:]
-        boxes, ids, shares = [], [], []
-        for number, thing in people:
-            box = _box_in_image(thing, picture.shape[1], picture.shape[0])
-            if box is not None:
-                boxes.append(box)
-                ids.append(thing.person)
-                shares.append(visible[number] / np.count_nonzero(thing.sprite.rgba[:, :, 3] >= 128))
-        return DrawnScene(
-            view.record(rng, picture),
-            np.array(boxes, dtype=np.int64).reshape(-1, 4),
-            np.array(ids, dtype=np.int64),
-            np.array(shares, dtype=np.float64),
-        )
+        return DrawnScene(view.record(rng, picture), *_annotate(standing, owner))
 
     def _people(self, rng: np.random.Generator, view: View, plan: ScenePlan) -> list[_Standing]:
         """The scene's people, and the things that were put there for this scene alone."""
@@ -148,8 +137,8 @@ class Studio:
             height = person.height * camera.scale(place.row)
             sprite = draw_person(person, pose, height, camera.sun)
             dim = rng.uniform(1 - 0.3 * level, 1.0)
-            sprite.rgba[:, :, :3] = cv2.convertScaleAbs(sprite.rgba[:, :, :3], alpha=dim)
-            standing.append(_Standing(sprite, place, number))
+            dimmed = Sprite(cv2.multiply(sprite.rgba, (dim, dim, dim, 1.0)), sprite.foot)
+            standing.append(_Standing(dimmed, place, number))
         for _ in range(int(rng.integers(0, 2 + round(2.5 * level)))):
             place = placer.beside_people()
             thing = draw_thing(rng, LOOK_ALIKES, camera.scale(place.row), camera.sun)
@@ -172,6 +161,25 @@ def _box_in_image(thing: _Standing, width: int, height: int) -> tuple[int, int, 
     return (x1, y1, x2, y2) if x2 - x1 >= 2 and y2 - y1 >= 2 else None
 
 
+def _annotate(standing: list[_Standing], owner: Ints) -> tuple[Ints, Ints, Shares]:
+    """Boxes, person ids and visibility of the people of ``standing``, given which of them ``owner`` shows where."""
+    visible = np.bincount(owner.ravel() + 1, minlength=len(standing) + 1)[1:]
+    boxes, ids, shares = [], [], []
+    for number, thing in enumerate(standing):
+        if thing.person is None:
+            continue
+        box = _box_in_image(thing, owner.shape[1], owner.shape[0])
+        if box is not None:
+            boxes.append(box)
+            ids.append(thing.person)
+            shares.append(visible[number] / np.count_nonzero(thing.sprite.rgba[:, :, 3] >= 128))
+    return (
+        np.array(boxes, dtype=np.int64).reshape(-1, 4),
+        np.array(ids, dtype=np.int64),
+        np.array(shares, dtype=np.float64),
+    )
+
+
 def _paste(picture: Pixels, owner: Ints, thing: _Standing, number: int) -> None:
     """Draw ``thing`` over ``picture`` and note it as the ``owner`` of the pixels it covers at least half."""
     left, top = _corner(thing)
@@ -182,9 +190,10 @@ def _paste(picture: Pixels, owner: Ints, thing: _Standing, number: int) -> None:
         return
     part = thing.sprite.rgba[y1 - top : y2 - top, x1 - left : x2 - left]
     below = picture[y1:y2, x1:x2]
-    through = cv2.cvtColor(255 - part[:, :, 3], cv2.COLOR_GRAY2RGB)
-    below[:] = cv2.add(cv2.multiply(below, through, scale=1 / 255), np.ascontiguousarray(part[:, :, :3]))
-    owner[y1:y2, x1:x2][part[:, :, 3] >= 128] = number
+    cover = cv2.extractChannel(part, 3)
+    through = cv2.cvtColor(255 - cover, cv2.COLOR_GRAY2RGB)
+    below[:] = cv2.add(cv2.multiply(below, through, scale=1 / 255), cv2.cvtColor(part, cv2.COLOR_RGBA2RGB))
+    owner[y1:y2, x1:x2][cover >= 128] = number
 
 
 def _cast_shadow(picture: Pixels, thing: _Standing, camera: Camera) -> None:
