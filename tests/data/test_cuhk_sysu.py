@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -148,6 +149,18 @@ def test_listed_galleries_and_whole_set(tmp_path: Path, caplog: pytest.LogCaptur
     assert summary(whole) == ("whole set", [[0, 2, 3, 4], [1, 2, 3, 4]], [0, 2, 4], [0, 4, 3, 1], truths)
 
 
+def test_scenes_listed_twice_and_own_scene(tmp_path: Path) -> None:
+    dataset = CuhkSysuDataset(write_sysu(tmp_path))
+    gallery: Gallery = [("s4.jpg", D), ("s3.jpg", C), ("s4.jpg", B), ("s5.jpg", None), ("s5.jpg", C)]
+    write_gallery(tmp_path, 50, [("s3.jpg", A, gallery)])
+    test = dataset.split("test")
+    places = {"s3": [-3, 5, 27, 45], "s4": [7, 8, 16, 18], "s5": [-3, 5, 27, 45]}
+    listed = dataset.protocol(test, ProtocolOptions(gallery_size=50))
+    assert summary(listed)[1:] == ([[0, 1, 2]], [0, 3], [0, 1, 2], [places[name] for name in ("s4", "s3", "s5")])
+    whole = dataset.protocol(test, ProtocolOptions(gallery_size=-1))
+    assert summary(whole)[1:] == ([[0, 2, 3, 4]], [0, 2], [0, 2], [places[name] for name in ("s4", "s5")])
+
+
 def test_large_galleries_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     dataset = CuhkSysuDataset(write_sysu(tmp_path / "set"))
@@ -155,11 +168,17 @@ def test_large_galleries_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     test = dataset.split("test")
     options = ProtocolOptions(gallery_size=500)
     first = summary(dataset.protocol(test, options))
-    (kept,) = (tmp_path / "cache" / "person-search" / "galleries").iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(cuhk_sysu.matlab, "stream_structs", None)
         assert summary(dataset.protocol(test, options)) == first
-    kept.write_bytes(kept.read_bytes()[:100])
+    os.utime(path, ns=(1, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(cuhk_sysu.matlab, "stream_structs", None)
+        with pytest.raises(TypeError):
+            dataset.protocol(test, options)
+    assert summary(dataset.protocol(test, options)) == first
+    for kept in (tmp_path / "cache" / "person-search" / "galleries").iterdir():
+        kept.write_bytes(kept.read_bytes()[:100])
     assert summary(dataset.protocol(test, options)) == first
     assert summary(dataset.protocol(test, options)) == first
     write_gallery(tmp_path / "set", 500, [G50[0], ("s4.jpg", D, [("s6.jpg", D), ("s5.jpg", None), ("s7.jpg", None)])])
