@@ -72,9 +72,9 @@ def test_queries_are_clear_and_cross_camera_where_possible() -> None:
 
 def test_query_of_middle_height_is_taken() -> None:
     records = [scene("coco", n, "test", n + 1, 1, [(0, 1.0)]) for n in range(5)]
-    for record, height in zip(records, (10, 50, 30, 20, 40), strict=True):
+    for record, height in zip(records, (10, 50, 20, 30, 40), strict=True):
         record.boxes[0] = (0, 0, 10, height)
-    assert choose_queries(records, LIMIT) == [QueryRecord(2, 0)]
+    assert choose_queries(records, LIMIT) == [QueryRecord(3, 0)]
 
 
 def test_coco_files(tmp_path: Path) -> None:
