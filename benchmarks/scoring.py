@@ -14,6 +14,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -202,7 +203,7 @@ def published(arguments: argparse.Namespace) -> Table:
         table.add_column(column, justify="left" if column == "set" else "right")
     for size in (PRW, CUHK, WHOLE):
         predictions, split, protocol = make(size)
-        seconds, result = timed(lambda p=predictions, s=split, g=protocol: search(p, s, g), arguments.repeats)  # type: ignore[misc]
+        seconds, result = timed(partial(search, predictions, split, protocol), arguments.repeats)
         memory = peak_mb()
         asked = range(size.queries) if arguments.full_loop else range(min(arguments.loop_queries, size.queries))
         start = time.perf_counter()
@@ -211,10 +212,8 @@ def published(arguments: argparse.Namespace) -> Table:
         gap = float(np.nanmax(np.abs(np.array(loop) - result.ap[: len(asked)])))
         rich = with_context(predictions, split)
         k1, k2 = defaults(size.dataset)
-        again, _ = timed(
-            lambda r=rich, s=split, g=protocol, a=k1, b=k2: search(r, s, g, rescore=context_rescore(r, k1=a, k2=b)),
-            1,  # type: ignore[misc]
-        )
+        rescore = context_rescore(rich, k1=k1, k2=k2)
+        again, _ = timed(partial(search, rich, split, protocol, rescore=rescore), 1)
         how = "" if arguments.full_loop else f" (from {len(asked)} queries)"
         table.add_row(
             size.name, f"{size.queries:,}", f"{size.detections:,}", f"{seconds:.2f}", f"{again:.2f}", f"{memory:.0f}",
@@ -232,7 +231,7 @@ def growth(arguments: argparse.Namespace) -> Table:
     sizes += [replace(PRW, queries=n) for n in (500, 1000, 2000, 4000)]
     for size in sizes:
         predictions, split, protocol = make(size)
-        seconds, _ = timed(lambda p=predictions, s=split, g=protocol: search(p, s, g), arguments.repeats)  # type: ignore[misc]
+        seconds, _ = timed(partial(search, predictions, split, protocol), arguments.repeats)
         each = seconds / size.detections / size.queries * 1e9
         table.add_row(f"{size.detections:,}", f"{size.queries:,}", f"{seconds:.2f}", f"{each:.1f}")
     return table
@@ -245,7 +244,7 @@ def main() -> None:
     parser.add_argument("--full-loop", action="store_true", help="time the plain loop on every query")
     parser.add_argument("--no-growth", action="store_true", help="leave the growth table out")
     arguments = parser.parse_args()
-    console = Console()
+    console = Console(width=150)
     console.print(published(arguments))
     if not arguments.no_growth:
         console.print(growth(arguments))

@@ -7,6 +7,7 @@ first, the rank of a right one, the top-k, the best-matches list) puts the lower
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -254,8 +255,8 @@ def _at_least_in_camera(block: Block, hits: _Hits, camera: Ints, ground: _Ground
 def _runs(query: Ints) -> list[tuple[int, slice]]:
     """Each query among the rising (N,) ``query`` and the slice it fills."""
     numbers, starts = np.unique(query, return_index=True)
-    ends = [*starts[1:].tolist(), len(query)]
-    return [(n, slice(a, b)) for n, a, b in zip(numbers.tolist(), starts.tolist(), ends, strict=True)]
+    cuts = itertools.pairwise([*starts.tolist(), len(query)])
+    return [(number, slice(start, end)) for number, (start, end) in zip(numbers.tolist(), cuts, strict=True)]
 
 
 def _count(values: Floats, levels: Floats) -> tuple[Ints, Ints]:

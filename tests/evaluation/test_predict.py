@@ -1,0 +1,112 @@
+"""From a model and a split to predictions: every scene, every query, in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.io import write_png
+
+from person_search.config import Config, ModelConfig, with_settings
+from person_search.data.decode import read_image
+from person_search.data.scene import Query, Scene, Split, as_boxes
+from person_search.errors import DataError
+from person_search.evaluation.predict import predict
+from person_search.models.building import build_model
+
+BOXES = ([[5, 5, 25, 45]], [], [[40, 10, 60, 50], [10, 5, 30, 60]], [[1, 2, 20, 40]])
+SIZES = ((64, 96), (64, 80), (80, 64), (64, 96))
+
+QUERIES = ((2, 1), (0, 0), (2, 0))
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    """Scenes of several sizes, one without people; two of three queries in one scene, not in scene order."""
+    draw = torch.Generator().manual_seed(0)
+    scenes = []
+    for number, (boxes, size) in enumerate(zip(BOXES, SIZES, strict=True)):
+        write_png(torch.randint(0, 256, (3, *size), generator=draw, dtype=torch.uint8), str(tmp_path / f"{number}.png"))
+        scenes.append(Scene(f"{number}.png", as_boxes(boxes), np.arange(len(boxes))))
+    queries = [Query(scene, scenes[scene].boxes[box], box) for scene, box in QUERIES]
+    return Split("tiny", "test", tmp_path, scenes, 2, queries)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone="resnet18", width=0.125, weights="none", shorter_side=(64,), longer_side=96, score_threshold=0.0
+    )
+    return build_model(config, 3).eval()
+
+
+def config(**settings: object) -> Config:
+    return with_settings(Config(), **{"workers": 0, "eval_batch_size": 3, **settings})
+
+
+def test_predictions_are_what_the_model_says_of_each_scene(model, split: Split) -> None:
+    found = predict(model, split, config(eval_batch_size=1))
+    found.validate()
+    assert found.scene_names.tolist() == ["0.png", "1.png", "2.png", "3.png"]
+    assert len(found) > 0
+    for number, scene in enumerate(split.scenes):
+        (alone,) = model([read_image(split.image_root / scene.name)])
+        rows = slice(found.offsets[number], found.offsets[number + 1])
+        assert len(alone) == rows.stop - rows.start
+        np.testing.assert_allclose(found.scores[rows], alone.scores.numpy(), atol=1e-5)
+        np.testing.assert_allclose(found.boxes[rows], alone.boxes.numpy(), atol=1e-3)
+        np.testing.assert_allclose(found.embeddings[rows], alone.embeddings.numpy(), atol=1e-4)
+    for number, (scene, box) in enumerate(QUERIES):
+        image = read_image(split.image_root / f"{scene}.png")
+        (expected,) = model.embed([image], [torch.from_numpy(split.scenes[scene].boxes[box : box + 1])])
+        np.testing.assert_allclose(found.query_embeddings[number], expected[0].numpy(), atol=1e-4)
+
+
+def test_batch_size_and_workers_do_not_matter(model, split: Split) -> None:
+    """Among scenes of one size: how far a batch is padded does change a network's view of the border a little."""
+    scenes = [split.scenes[0], split.scenes[3]] * 2
+    named = [Scene(scene.name, scene.boxes, scene.person_ids) for scene in scenes]
+    queries = [Query(3, named[3].boxes[0], 0), Query(0, named[0].boxes[0], 0)]
+    even = Split("tiny", "test", split.image_root, named, 2, queries)
+    seen: list[tuple[int, int]] = []
+    one = predict(model, even, config(eval_batch_size=1))
+    many = predict(model, even, config(workers=2), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(3, 4), (4, 4)]
+    np.testing.assert_array_equal(one.offsets, many.offsets)
+    np.testing.assert_allclose(one.scores, many.scores, atol=1e-5)
+    np.testing.assert_allclose(one.query_embeddings, many.query_embeddings, atol=1e-4)
+
+
+def test_true_boxes_stand_for_detections(model, split: Split) -> None:
+    found = predict(model, split, config(use_gt_boxes=True))
+    found.validate()
+    assert np.diff(found.offsets).tolist() == [1, 0, 2, 1]
+    np.testing.assert_array_equal(found.boxes, np.concatenate([scene.boxes for scene in split.scenes]))
+    assert set(found.scores.tolist()) == {1.0}
+    # A query is one of the true boxes here: the same box has the same embedding.
+    for number, (scene, box) in enumerate(QUERIES):
+        np.testing.assert_allclose(
+            found.query_embeddings[number], found.embeddings[found.offsets[scene] + box], atol=1e-5
+        )
+
+
+def test_an_unreadable_image_is_an_error_with_its_path(model, split: Split) -> None:
+    (split.image_root / "1.png").unlink()
+    with pytest.raises(DataError, match=r"1\.png"):
+        predict(model, split, config())
+
+
+def test_the_model_is_left_in_its_mode(model, split: Split) -> None:
+    model.train()
+    predict(model, split, config())
+    assert model.training
+    model.eval()
+
+
+def test_a_split_without_queries(model, split: Split) -> None:
+    bare = Split("tiny", "test", split.image_root, split.scenes, 2)
+    found = predict(model, bare, config())
+    assert found.query_embeddings.shape == (0, found.embeddings.shape[1])
