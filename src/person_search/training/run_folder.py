@@ -52,21 +52,17 @@ def holds_run(run_dir: Path) -> bool:
 
 
 def open_run(run_dir: Path, *, resume: bool) -> tuple[Path, Checkpoint] | None:
-    """The checkpoint to continue from, or None to start at the beginning.
+    """The checkpoint to continue from, or None to start at the beginning: always so where there is none yet.
 
-    Raises UsageError for a new run in a used folder and for resuming where there is nothing; CheckpointError when no
-    checkpoint is good.
+    Raises UsageError for a new run in a used folder, CheckpointError when no checkpoint is good.
     """
-    used = holds_run(run_dir)
     if not resume:
-        if used:
+        if holds_run(run_dir):
             raise UsageError(f"'{run_dir}' already holds a run; continue it with --resume or choose another --run-dir")
         return None
-    if not used:
-        raise UsageError(f"there is no run to resume in '{run_dir}'; check --run-dir or leave --resume out")
     newest = newest_checkpoint(run_dir)
     if newest is None:
-        log.warning("the run in '%s' was stopped before its first checkpoint; it starts again", run_dir)
+        log.warning("there is no checkpoint in '%s' to resume from; the run starts at the beginning", run_dir)
     return newest
 
 

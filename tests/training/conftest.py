@@ -1,0 +1,79 @@
+"""Little scenes on disk, and a run on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.io import write_jpeg
+
+from person_search.config import Config, with_settings
+from person_search.data.scene import Dataset, Query, Scene, Split, SplitName, as_boxes
+
+WIDTH, HEIGHT, IDENTITIES = 96, 64, 4
+
+
+def make_split(root: Path, name: SplitName, scenes: int, seed: int) -> Split:
+    """Scenes with two coloured people each, one of them sometimes without identity, and their pictures on disk."""
+    draw = np.random.default_rng(seed)
+    made = []
+    for number in range(scenes):
+        picture = np.full((3, HEIGHT, WIDTH), 120, np.uint8)
+        ids, boxes = [number % IDENTITIES, (number + 1) % IDENTITIES if number % 3 else -1], []
+        for place, identity in enumerate(ids):
+            left, top = 8 + 44 * place + int(draw.integers(0, 12)), int(draw.integers(4, 16))
+            color = [(identity + 1) * 50 % 256, (identity + 2) * 90 % 256, 40 * place]
+            picture[:, top : top + 40, left : left + 18] = np.array(color, np.uint8)[:, None, None]
+            boxes.append([left, top, left + 18, top + 40])
+        made.append(Scene(f"{name}{number}.jpg", as_boxes(boxes), np.array(ids, np.int64)))
+        write_jpeg(torch.from_numpy(picture), str(root / made[-1].name), quality=90)
+    first = {int(scene.person_ids[0]): number for number, scene in reversed(list(enumerate(made)))}
+    queries = [] if name == "train" else [Query(s, made[s].boxes[0], i) for i, s in sorted(first.items())]
+    return Split("tiny", name, root, made, IDENTITIES, queries)
+
+
+class TinyDataset(Dataset):
+    """Four training scenes and six of validation and test, made in ``root``."""
+
+    def split(self, name: SplitName) -> Split:
+        self.root.mkdir(parents=True, exist_ok=True)
+        return make_split(self.root, name, 4 if name == "train" else 6, seed=("train", "val", "test").index(name))
+
+    def has_validation(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return TinyDataset(tmp_path / "tiny")
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> Callable[..., Config]:
+    """A config of a tiny model in a run folder, with settings by name over it."""
+
+    def make(**settings: object) -> Config:
+        tiny: dict[str, object] = {
+            "run_dir": tmp_path / "run",
+            "workers": 0,
+            "backbone": "resnet18",
+            "width": 0.125,
+            "weights": "none",
+            "shorter_side": 64,
+            "longer_side": 96,
+            "anchor_sizes": (24, 40),
+            "rpn_post_nms_train": 30,
+            "rpn_post_nms_test": 30,
+            "roi_batch_per_image": 16,
+            "batch_size": 2,
+            "max_epochs": 2,
+            "validate_every": 0,
+            "log_every": 1,
+            "device": "cpu",
+        }
+        return with_settings(Config(), **{**tiny, **settings})
+
+    return make
