@@ -19,7 +19,7 @@ def test_draws_the_outline_in_its_colour_and_leaves_the_original_alone():
     image = blank()
     drawn = draw_boxes(image, [[20, 30, 60, 90]], drawing.IDENTITY, thickness=1)
     assert (image == GREY).all()
-    for row, column in [(30, 20), (30, 59), (89, 20), (89, 59), (60, 20), (30, 40)]:
+    for row, column in [(30, 20), (30, 59), (89, 20), (89, 59), (60, 20), (30, 40), (89, 40)]:
         assert tuple(drawn[row, column]) == drawing.IDENTITY
     assert (drawn[31:89, 21:59] == GREY).all()
 
@@ -46,10 +46,9 @@ def test_nothing_but_the_outline_and_its_rim_changes(corner, size, thickness, da
     assert (columns <= clipped[2] + reach).all()
     assert (rows >= clipped[1] - reach).all()
     assert (rows <= clipped[3] + reach).all()
-    inner = drawn[
-        int(clipped[1]) + reach + 1 : int(clipped[3]) - reach, int(clipped[0]) + reach + 1 : int(clipped[2]) - reach
-    ]
-    assert (inner == GREY).all()
+    left, top = (int(edge) + reach + 1 for edge in clipped[:2])
+    right, bottom = (max(0, int(edge) - reach) for edge in clipped[2:])
+    assert (drawn[top:bottom, left:right] == GREY).all()
 
 
 @pytest.mark.parametrize(
@@ -102,6 +101,19 @@ def test_labels_of_neighbours_do_not_cover_each_other():
     needed = (apart[0] == drawing.QUERY).all(-1).sum() - 2 * (40 + 60)
     for color in (drawing.RIGHT, drawing.WRONG):
         assert (together == color).all(-1).sum() > 0.9 * needed
+
+
+def test_a_label_goes_below_where_there_is_one_above():
+    box = [[50, 60, 90, 120]]
+    drawn = draw_boxes(blank(200, 200), box * 2, [drawing.RIGHT, drawing.WRONG], ["0.91", "0.92"], thickness=1)
+    assert np.nonzero((drawn == drawing.RIGHT).all(-1))[0].max() < 60
+    assert np.nonzero((drawn == drawing.WRONG).all(-1))[0].max() > 125
+
+
+def test_a_box_beyond_the_picture_is_closed_at_its_edge():
+    drawn = draw_boxes(blank(), [[-20, -20, 500, 500]], drawing.QUERY, thickness=1)
+    for edge in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
+        assert (edge == drawing.QUERY).all()
 
 
 def test_text_has_contrast_on_every_colour_it_is_written_on():

@@ -118,7 +118,7 @@ def test_precision_and_recall_must_be_as_many(tmp_path):
 
 
 def test_cmc_has_a_line_per_protocol_and_takes_any_name(tmp_path):
-    named = {"gallery 50": [0.5, 0.7, 0.8], "<all> & $x_1": [0.2, 0.3]}
+    named = {"gallery 50": [0.5, 0.7, 0.8], "<all> & $\\x$": [0.2, 0.3]}
     assert curves.cmc_curve(named, tmp_path / "cmc.svg")
     assert set(named) <= set(texts(tmp_path / "cmc.svg"))
 

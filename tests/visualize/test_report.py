@@ -5,6 +5,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from person_search.evaluation.detection import detection_metrics
 from person_search.evaluation.ignore import without_ignored
 from person_search.evaluation.predictions import Predictions
 from person_search.visualize.report import percent, write_report
-from person_search.visualize.report_pictures import Pictures
+from person_search.visualize.report_pictures import Layer, Pictures
 from person_search.visualize.report_queries import choose_queries
 from person_search.visualize.report_scenes import detection_scenes, mutual_best, proposal_scenes, spread
 
@@ -302,6 +303,50 @@ def test_at_most_the_wanted_number_of_lists_is_shown(run_dir, tmp_path):
     page = write(run_dir, tmp_path / "report", max_queries=3)
     assert len(page.all("article")) == 3
     assert not write(run_dir, tmp_path / "report", max_queries=0).all("article")
+
+
+def test_only_the_worst_queries_show_who_should_have_been_found(run_dir, tmp_path):
+    text = write(run_dir, tmp_path / "report").text
+    shown = "Who should have been found"
+    before, _, worst = text.partition("Worst queries The 2 queries")
+    assert shown not in before
+    assert worst.count(shown) == 2
+
+
+def test_the_whole_set_is_a_gallery_size(run_dir, tmp_path):
+    search = [make_search("gallery 2"), make_search("whole set")]
+    write(run_dir, tmp_path / "report", results=make_results(search=search))
+    assert ">3</text>" in (tmp_path / "report" / "curves" / "gallery.svg").read_text(encoding="utf-8")
+
+
+def test_large_scenes_are_shrunk_with_their_boxes_and_keep_their_colours(tmp_path):
+    image = np.full((600, 1920, 3), (200, 100, 20), np.uint8)
+    picture = Pictures(tmp_path, tmp_path, lambda _: image).scene_with(
+        "big", "big.jpg", [Layer(as_boxes([[400, 100, 1200, 500]]), (0, 0, 255), thickness=3)]
+    )
+    written = cv2.imread(str(tmp_path / picture.src))[..., ::-1].astype(int)
+    assert written.shape == (picture.height, picture.width, 3) == (300, 960, 3)
+    np.testing.assert_allclose(written[10, 10], (200, 100, 20), atol=12)
+    rows, columns = np.nonzero((written[..., 2] > 150) & (written[..., 0] < 100))
+    np.testing.assert_allclose([columns.min(), rows.min(), columns.max(), rows.max()], [200, 50, 600, 250], atol=3)
+
+
+def test_a_scene_is_tried_once_however_often_it_is_asked_for(tmp_path):
+    tries = []
+    pictures = Pictures(tmp_path, tmp_path, lambda path: tries.append(path.name) or read_image(path))
+    for name in ["broken.jpg", *(f"{number}.jpg" for number in range(30)), "broken.jpg"]:
+        pictures.scene(name)
+    assert tries.count("broken.jpg") == 1
+
+
+def test_whole_scenes_keep_the_place_of_unreadable_hits(tmp_path):
+    pictures = Pictures(tmp_path, tmp_path, read_image)
+    query = make_query(0, 0.5)
+    hits = [query["top"][1], query["top"][0]]
+    both = pictures.whole_scenes("both", query, hits)
+    alone = pictures.whole_scenes("alone", query, hits[1:])
+    assert both.width > alone.width
+    assert pictures.whole_scenes("none", query | {"scene": "broken.jpg"}, hits) is None
 
 
 def test_chosen_queries_are_the_worst_the_best_and_a_spread():
