@@ -9,14 +9,15 @@ from person_search.evaluation.overlaps import area, intersection, iou, offsets_o
 from person_search.evaluation.predictions import Predictions
 
 SHARE = 0.5
-"""IoU with a region, share of a detection inside it, and IoU with a true box from which each counts."""
+"""Share of a detection inside a region, and IoU with a true box, from which each counts."""
 
 
 def on_ignore_regions(predictions: Predictions, split: Split) -> Bools:
     """(M,) bool: detections that fall on an ignore region of their scene and on none of its people.
 
-    A detection falls on a region when their IoU, or the share of the detection's own area inside the region, is at
-    least 0.5; it falls on a person when its IoU with the true box is. ``predictions`` are in the split's scene order.
+    A detection falls on a region when at least half of its own area lies inside (which an IoU of 0.5 implies: the
+    union is no smaller than the detection); it falls on a person when its IoU with the true box is at least 0.5.
+    ``predictions`` are in the split's scene order.
     """
     ignored: Bools = np.zeros(len(predictions), dtype=bool)
     with_regions = [number for number, scene in enumerate(split.scenes) if len(scene.ignore)]
@@ -28,7 +29,7 @@ def on_ignore_regions(predictions: Predictions, split: Split) -> Bools:
     boxes = predictions.boxes[rows]
     own = area(boxes)
     inside = np.divide(intersection(boxes, regions[items]), own, out=np.zeros_like(own), where=own > 0)
-    ignored[rows[(inside >= SHARE) | (iou(boxes, regions[items]) >= SHARE)]] = True
+    ignored[rows[inside >= SHARE]] = True
 
     people = np.concatenate([scene.boxes for scene in split.scenes])
     offsets = offsets_of(np.array([len(scene.boxes) for scene in split.scenes], np.int64))
