@@ -177,7 +177,7 @@ class TrainingConfig(Section):
         "multistep", description="learning-rate decay"
     )
     lr_decay_epochs: tuple[Count, ...] = Field(
-        (4,), description="detection: epochs after warm-up at which lr decays (step: the period)"
+        (4,), description="detection: epochs after warm-up at which lr decays (step: the period; plateau: the patience)"
     )
     reid_lr_decay_epochs: tuple[Count, ...] | None = Field(
         None,

@@ -50,7 +50,10 @@ class Curves:
 
     def close(self) -> None:
         """Write what is still in memory."""
-        self._writer.close()
+        try:
+            self._writer.close()
+        except OSError as error:
+            raise self._failure(error) from None
 
     def _failure(self, error: OSError) -> PersonSearchError:
         return PersonSearchError(
