@@ -73,7 +73,7 @@ def longest_path(svg, color):
 def test_losses_name_the_total_and_every_part(tmp_path):
     rows = [{"step": s, "loss": 4 - s, "loss/rpn_box": 1.0, "loss/reid": 2.0, "lr/reid": 1e-3} for s in range(3)]
     assert curves.loss_curves(rows, tmp_path / "loss.svg")
-    assert {"total", "rpn box", "reid", "step", "loss"} <= set(texts(tmp_path / "loss.svg"))
+    assert {"total", "rpn box", "re-ID", "step", "loss"} <= set(texts(tmp_path / "loss.svg"))
     points = longest_path(tmp_path / "loss.svg", curves._COLORS[0])
     assert (np.diff(points[:, 1]) > 0).all(), "a falling loss is drawn falling"
 

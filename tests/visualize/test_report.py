@@ -313,6 +313,25 @@ def test_only_the_worst_queries_show_who_should_have_been_found(run_dir, tmp_pat
     assert worst.count(shown) == 2
 
 
+def test_hits_are_marked_and_described_as_judged(run_dir, tmp_path):
+    query = make_query(0, 0.5)
+    query["top"].append(query["top"][0] | {"correct": None})
+    page = write(run_dir, tmp_path / "report", results=make_results(queries=[query]))
+    people = [attrs["class"] for attrs in page.all("figure") if "person" in attrs.get("class", "")]
+    assert people == ["person asked", "person right", "person wrong", "person unjudged"]
+    described = [image["alt"].split(":")[0] for image in page.all("img") if image["alt"].startswith("Rank")]
+    assert described == ["Rank 1, right", "Rank 2, wrong", "Rank 3, unjudged"]
+    assert "✓ 1. 0.750" in page.text
+    assert "✗ 2. 0.500" in page.text
+
+
+def test_found_scenes_are_counted_once_each(run_dir, tmp_path):
+    query = make_query(0, 0.5, truths=3)
+    query["truths"].append({"scene": "a.jpg", "box": query["box"]})
+    text = write(run_dir, tmp_path / "report", results=make_results(queries=[query])).text
+    assert "found in 1 of 2 gallery scenes" in text
+
+
 def test_the_whole_set_is_a_gallery_size(run_dir, tmp_path):
     search = [make_search("gallery 2"), make_search("whole set")]
     write(run_dir, tmp_path / "report", results=make_results(search=search))
@@ -354,6 +373,28 @@ def test_chosen_queries_are_the_worst_the_best_and_a_spread():
     queries = [make_query(number, ap, truths=number) for number, ap in enumerate(aps)]
     chosen = {kind: [query["number"] for query in found] for kind, found in choose_queries(queries, 6).items()}
     assert chosen == {"worst": [1, 9], "best": [5, 2], "spread": [0, 11]}
+
+
+def test_queries_with_nobody_to_find_are_not_chosen():
+    aps = [float("nan"), 0.5, None, 0.4, 0.6]
+    queries = [make_query(number, ap) for number, ap in enumerate(aps)]
+    assert {kind: [query["number"] for query in found] for kind, found in choose_queries(queries, 9).items()} == {
+        "worst": [3],
+        "best": [4],
+        "spread": [1],
+    }
+
+
+def test_right_hits_are_boxed_green_and_wrong_ones_red(run_dir, tmp_path):
+    def read(path):
+        return np.full((60, 80, 3), 128, np.uint8)
+
+    write(run_dir, tmp_path / "report", read_image=read)
+    for rank, channel in ((1, 1), (2, 0)):
+        crop = cv2.imread(str(tmp_path / "report" / "pictures" / f"query-0-hit-{rank}.jpg"))[..., ::-1].astype(int)
+        boxed = np.abs(crop - 128).max(-1) > 40
+        assert boxed.any()
+        assert (crop[boxed].argmax(-1) == channel).mean() > 0.8
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(0, 6), (1, 6), (2, 6), (3, 6), (5, 6), (40, 24), (40, 1), (40, 2)])

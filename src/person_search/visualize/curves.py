@@ -51,7 +51,10 @@ def loss_curves(rows: Sequence[Row], path: Path) -> bool:
     """Total loss and its parts (``loss/...``) over steps. False, and no file, when no row has a loss."""
     parts = sorted({key for row in rows for key in row if key.startswith("loss/")})
     series = _series(rows, ["loss", *parts])
-    names = {"loss": "total", **{part: part.removeprefix("loss/").replace("_", " ") for part in parts}}
+    names = {
+        "loss": "total",
+        **{part: part.removeprefix("loss/").replace("_", " ").replace("reid", "re-ID") for part in parts},
+    }
     return _plot_series(series, names, path, ylabel="loss", bold="loss")
 
 

@@ -67,5 +67,6 @@ def ranking(
         "picture": pictures.person(stem, query["scene"], as_boxes(query["box"])[0], QUERY),
         "hits": hits,
         "shown_truths": truths,
+        "truth_scenes": len({truth["scene"] for truth in query["truths"]}),
         "whole_scenes": pictures.whole_scenes(f"{stem}-scenes", query, query["top"][:_SCENES_SHOWN]),
     }

@@ -73,11 +73,11 @@ def pairwise_iou(a: Boxes, b: Boxes) -> NDArray[np.float64]:
 
 
 def _on_ignored_region(boxes: Boxes, scene: Scene) -> NDArray[np.bool_]:
-    """(N,) bool: on an ignore region by IoU or by the box's own share inside, and on no person."""
+    """(N,) bool: at least half inside an ignore region, and on no person."""
     shape = len(boxes), len(scene.ignore)
     shared = intersection(np.repeat(boxes, shape[1], axis=0), np.tile(scene.ignore, (shape[0], 1))).reshape(shape)
-    inside = shared >= _IOU * np.maximum(area(boxes), np.finfo(np.float64).tiny)[:, None]
-    on_region = (inside | (pairwise_iou(boxes, scene.ignore) >= _IOU)).any(axis=1)
+    own = area(boxes)[:, None]
+    on_region = ((shared >= _IOU * own) & (own > 0)).any(axis=1)
     on_person = (pairwise_iou(boxes, scene.boxes) >= _IOU).any(axis=1)
     return np.asarray(on_region & ~on_person, bool)
 
