@@ -205,6 +205,54 @@ def score(arguments: Sequence[str]) -> None:
     )
 
 
+def compare(arguments: Sequence[str]) -> None:
+    """Score two predictions files and say where they differ."""
+    base, rest = _base_config(arguments)
+    files = [argument for argument in rest[:2] if not argument.startswith("-")]
+    kind = command(
+        "Compare",
+        "Score two predictions files, person-search compare A.npz B.npz [options]: both metrics, the difference with a "
+        "95 % interval by paired bootstrap over queries, and the queries that changed most.",
+        [
+            CONFIG,
+            ("split", described(str, "which split: test or val"), "test"),
+            ("samples", described(int, "resamplings of the bootstrap"), 2000),
+            ("changed", described(int, "how many of the most changed queries to list"), 10),
+            JSON,
+            *_sections(base, "data", "evaluation"),
+        ],
+    )
+    options = parse_flags(kind, rest[len(files) :], prog="person-search compare")
+    if len(files) != 2:
+        raise UsageError("compare wants two predictions files first: person-search compare A.npz B.npz [options]")
+    from person_search.commands import run_comparison
+
+    run_comparison(
+        Path(files[0]),
+        Path(files[1]),
+        with_settings(base, **_settings(options, "data", "evaluation")),
+        split_name=options.split,
+        samples=options.samples,
+        changed=options.changed,
+        json=options.json,
+    )
+
+
+def info(arguments: Sequence[str]) -> None:
+    """Count what is in a dataset, and compare it with the published numbers."""
+    base, rest = _base_config(arguments)
+    kind = command(
+        "Info",
+        "Print what is in a dataset: scenes, boxes, identities, queries of every split. No image is opened. Where the "
+        "dataset is a published one, what differs from its published numbers is named.",
+        [CONFIG, *_sections(base, "data")],
+    )
+    options = parse_flags(kind, rest, prog="person-search info")
+    from person_search.commands import run_info
+
+    run_info(with_settings(base, **_settings(options, "data")))
+
+
 def synth(arguments: Sequence[str]) -> None:
     """Make a synthetic dataset."""
     from person_search.synth.settings import SynthConfig
@@ -250,6 +298,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "score": score,
+    "compare": compare,
+    "info": info,
     "synth": synth,
     "report": report,
 }

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json as json_text
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from person_search.config import Config, to_yaml
-from person_search.data.catalogue import open_dataset
+from person_search.data.catalogue import SplitStatistics, check_published, open_dataset, statistics
 from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
 from person_search.errors import UsageError
 from person_search.evaluation.chance import random_ranking
+from person_search.evaluation.compare import changed_table, compare, comparison_table
 from person_search.evaluation.files import EVALUATION, PREDICTIONS, RESULTS, write_references
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.results import Results, score, write_results
@@ -51,9 +55,10 @@ def run_training(config: Config, *, resume: bool) -> None:
 
 def run_prediction(checkpoint: Path, config: Config, *, overrides: dict[str, Any], out: Path, split_name: str) -> None:
     """Write the predictions file of a checkpoint."""
+    model = load_for_test(checkpoint, config, overrides)
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
     split = test_split(dataset, split_name)
-    predictions = predictions_of(load_for_test(checkpoint, config, overrides), split, config)
+    predictions = predictions_of(model, split, config)
     predictions.save(out)
     console.print(
         f"wrote {len(predictions)} detections in {len(split.scenes)} scenes and {len(split.queries)} queries to {out}",
@@ -86,10 +91,10 @@ def run_evaluation(
     references: bool,
 ) -> None:
     """Predict, score, print the table, and write both beside the checkpoint (or to ``out``)."""
+    model = load_for_test(checkpoint, config, overrides)
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
     split = test_split(dataset, split_name)
     protocols = protocols_of(dataset, split, config)
-    model = load_for_test(checkpoint, config, overrides)
     folder = out or (checkpoint if checkpoint.is_dir() else checkpoint.parent) / EVALUATION
     predictions = predictions_of(model, split, config)
     predictions.save(folder / PREDICTIONS)
@@ -101,6 +106,42 @@ def run_evaluation(
     write_references(folder, others)
     console.print(metrics_table([("trained model", results), *others]))
     console.print(f"wrote {folder / PREDICTIONS} and {folder / RESULTS}", soft_wrap=True)
+
+
+def run_comparison(
+    first: Path, second: Path, config: Config, *, split_name: str, samples: int, changed: int, json: Path | None
+) -> None:
+    """Score two predictions files and print where they differ."""
+    if samples < 1 or changed < 0:
+        raise UsageError(f"--samples {samples} --changed {changed}: expected at least 1 and 0")
+    one, other = Predictions.load(first), Predictions.load(second)
+    dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
+    split = test_split(dataset, split_name)
+    comparison = compare(
+        one, other, split, protocols_of(dataset, split, config), config.evaluation, samples=samples, queries=changed
+    )
+    names = (first.stem, second.stem) if first.stem != second.stem else (str(first), str(second))
+    console.print(comparison_table(comparison, names))
+    if comparison.changed:
+        console.print(changed_table(comparison, names))
+    if json is not None:
+        with whole_file(json, "comparison") as file:
+            file.write(json_text.dumps(comparison.to_dict(), indent=1).encode())
+
+
+def run_info(config: Config) -> None:
+    """Print what is in a dataset, and warn where a published one differs from its numbers."""
+    counts = statistics(open_dataset(config.data.dataset, config.data.data_root, config.data))
+    table = Table(title=f"{config.data.dataset}: {config.data.data_root}")
+    names = [field.name for field in fields(SplitStatistics)]
+    for name in names:
+        table.add_column(name, justify="left" if name == "split" else "right")
+    for count in counts:
+        values = [getattr(count, name) for name in names]
+        table.add_row(*("-" if value is None else str(value) for value in values))
+    console.print(table)
+    for warning in check_published(config.data.dataset, counts, config.data):
+        messages.print(f"warning: {warning}", soft_wrap=True)
 
 
 def run_synthesis(config: SynthConfig) -> None:

@@ -147,9 +147,9 @@ def test_a_frozen_trunk_keeps_its_statistics_and_weights():
     assert model.top.layer4[0].bn1.training
 
 
-@pytest.mark.parametrize(("weights_frozen", "method"), [(False, "baseline"), (False, "nae")])
-def test_nothing_is_frozen_without_weights(weights_frozen, method):
-    assert all(p.requires_grad for p in small(method).parameters()) is not weights_frozen
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_frozen_without_weights(method):
+    assert all(p.requires_grad for p in small(method).parameters())
 
 
 def test_reid_parameters_are_the_reid_head_of_the_baseline_and_nothing_of_the_others():
@@ -169,6 +169,14 @@ def test_sampled_rois_are_kept_for_display_on_request():
     assert boxes.shape == (len(labels), 4)
     assert {0, -1, -2} == set(labels.tolist())
     assert set(other.tolist()) == {-2}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_features_that_are_not_finite_end_as_a_loss_that_is_not(method):
+    model = small(method).train()
+    with torch.no_grad():
+        model.trunk.bn1.weight.fill_(torch.nan)
+    assert not torch.isfinite(sum(model(pictures(), [people(0), people(1)]).values()))
 
 
 def test_training_without_targets_is_refused():

@@ -20,8 +20,9 @@ from person_search.evaluation.overlaps import Floats, first_best, iou, scene_pai
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.similarity import Block, similarity_blocks
 
-SORT_FROM = 32
-"""Hits of one query from which sorting what is at least as similar as the worst is faster than counting for each."""
+NARROW_FROM, SORT_FROM = 5, 32
+"""Hits of one query from which it pays to set aside first what is less similar than the worst of them, and from which
+sorting the rest is faster than counting it for each."""
 CHUNK = 64
 """Most columns whose largest value stands for them when the best few of a row are looked for."""
 
@@ -261,14 +262,16 @@ def _runs(query: Ints) -> list[tuple[int, slice]]:
 
 def _count(values: Floats, levels: Floats) -> tuple[Ints, Ints]:
     """How many of ``values`` are at least, and how many above, each of the (N,) ``levels``, N >= 1."""
+    if len(levels) >= NARROW_FROM:
+        values = values[values >= levels.min()]
     if len(levels) < SORT_FROM:
         at_least = [np.count_nonzero(values >= level) for level in levels]
         above = [np.count_nonzero(values > level) for level in levels]
         return np.array(at_least, np.int64), np.array(above, np.int64)
-    relevant = np.sort(values[values >= levels.min()])
+    values = np.sort(values)
     return (
-        len(relevant) - np.searchsorted(relevant, levels, side="left"),
-        len(relevant) - np.searchsorted(relevant, levels, side="right"),
+        len(values) - np.searchsorted(values, levels, side="left"),
+        len(values) - np.searchsorted(values, levels, side="right"),
     )
 
 

@@ -73,7 +73,8 @@ class RPN(RegionProposalNetwork):
         logits, deltas = self.head([features])
         anchors = self.anchor_generator(ImageList(batch.tensors, batch.sizes), [features.float()])
         flat_logits, flat_deltas = concat_box_prediction_layers(logits, deltas)
-        decoded = self.box_coder.decode(flat_deltas.detach(), anchors).view(len(anchors), -1, 4)
+        # A batch gone wrong must end as a loss that is not finite, which training skips, not inside RoIAlign.
+        decoded = self.box_coder.decode(flat_deltas.detach(), anchors).view(len(anchors), -1, 4).nan_to_num()
         boxes, scores = self.filter_proposals(decoded, flat_logits, batch.sizes, [anchors[0].shape[0]])
         if targets is None:
             return boxes, scores, {}

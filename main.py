@@ -1,0 +1,39 @@
+"""The reference implementation's command lines, verbatim, on this package: see README.md, "Reference commands"."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from person_search.cli import run
+from person_search.config import with_settings
+from person_search.errors import UsageError
+from person_search.reference_options import read_reference_options
+
+
+def execute(arguments: Sequence[str]) -> None:
+    """Train or evaluate as the reference's options ask."""
+    asked = read_reference_options(arguments)
+    if asked.ignored:
+        print(f"no meaning here, ignored: {' '.join(asked.ignored)}", file=sys.stderr)
+    if asked.test and asked.checkpoint is None:
+        raise UsageError("main.py: --is_test needs --load_ckpt FILE")
+    from person_search.commands import run_evaluation, run_training
+
+    if asked.test:
+        run_evaluation(
+            asked.checkpoint,
+            asked.config,
+            overrides=asked.overrides,
+            out=asked.config.training.run_dir / "evaluation",
+            split_name="test",
+            references=False,
+        )
+    elif asked.resume and asked.checkpoint is not None:
+        run_training(with_settings(asked.config, run_dir=asked.checkpoint.parent), resume=True)
+    else:
+        run_training(with_settings(asked.config, init_from=asked.checkpoint), resume=asked.resume)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:], execute))
