@@ -58,9 +58,13 @@ for_this_test_only = settings(max_examples=120, deadline=None, derandomize=True)
 
 
 class TestAgainstPlainScorer:
-    @pytest.mark.parametrize("sort_from", [1, 10**9], ids=["sorted", "counted"])
+    @pytest.mark.parametrize(
+        ("narrow_from", "sort_from"),
+        [(1, 1), (1, 10**9), (10**9, 10**9)],
+        ids=["sorted", "narrowed", "counted"],
+    )
     @pytest.mark.parametrize("share", [0.0, 2.0], ids=["dense", "picked"])
-    def test_ties_misses_and_empty_scenes(self, share: float, sort_from: int) -> None:
+    def test_ties_misses_and_empty_scenes(self, share: float, narrow_from: int, sort_from: int) -> None:
         @for_this_test_only
         @given(problems(exact=True))
         def run(problem: tuple[Predictions, Split, Protocol]) -> None:
@@ -68,6 +72,7 @@ class TestAgainstPlainScorer:
                 patch.setattr(similarity, "DENSE_SHARE", share)
                 patch.setattr(similarity, "CELLS", 60)
                 patch.setattr(similarity, "GALLERY_ROWS", 7)
+                patch.setattr(search_module, "NARROW_FROM", narrow_from)
                 patch.setattr(search_module, "SORT_FROM", sort_from)
                 compare_on(problem)
 
