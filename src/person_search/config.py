@@ -38,7 +38,7 @@ class DataConfig(Section):
         0.0,
         description="share of the training scenes held out for validation when the dataset has no validation split of its own",
     )
-    query_list: Literal["standard", "mini"] = Field(
+    queries: Literal["standard", "mini"] = Field(
         "standard", description="PRW: which query list; mini is PRW-mini (Munjal et al., 2019)"
     )
     mot_split: Literal["time", "sequence"] = Field(

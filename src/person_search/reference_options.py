@@ -54,7 +54,7 @@ OPTIONS = (
     Option(("--in_level",), "levels", str, several=True, convert=tuple),
     Option(("--data_root",), "data_root", Path),
     Option(("--n_worker",), "workers", int),
-    Option(("--probe_type",), "query_list", str, convert=QUERY_LISTS),
+    Option(("--probe_type",), "queries", str, convert=QUERY_LISTS),
     Option(("--scales",), "shorter_side", int, several=True, convert=tuple),
     Option(("--max_size",), "longer_side", int),
     Option(("--rpn_positive_overlap",), "rpn_fg_iou", float),

@@ -143,7 +143,7 @@ def test_differences_from_the_published_set() -> None:
         "prw test: 6112 scenes were published, found 6111",
         "prw test: 2057 queries were published, found 2056",
     ]
-    assert check_published("prw", counts, DataConfig(query_list="mini")) == [
+    assert check_published("prw", counts, DataConfig(queries="mini")) == [
         "prw test: 6112 scenes were published, found 6111"
     ]
     small = [replace(split, scenes=50) for split in counts]
@@ -153,7 +153,7 @@ def test_differences_from_the_published_set() -> None:
 
 
 def test_open_by_name(tmp_path: Path) -> None:
-    config = DataConfig(query_list="mini")
+    config = DataConfig(queries="mini")
     dataset = open_dataset("prw", tmp_path, config)
     assert isinstance(dataset, PrwDataset)
     assert (dataset.root, dataset.config) == (tmp_path, config)

@@ -90,7 +90,7 @@ def test_test_split_and_galleries(tmp_path: Path) -> None:
 
 def test_mini_queries(tmp_path: Path) -> None:
     write_prw(tmp_path)
-    test = PrwDataset(tmp_path, DataConfig(query_list="mini")).split("test")
+    test = PrwDataset(tmp_path, DataConfig(queries="mini")).split("test")
     assert [(query.scene, query.person_id) for query in test.queries] == [(2, 0)]
 
 

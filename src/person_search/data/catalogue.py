@@ -173,7 +173,7 @@ def check_published(name: str, counts: Sequence[SplitStatistics], config: DataCo
     warnings = []
     for split in counts:
         for what, expected in published.get(split.split, {}).items():
-            if what == "queries" and config.query_list == "mini":
+            if what == "queries" and config.queries == "mini":
                 continue
             found = getattr(split, what)
             if found != expected:

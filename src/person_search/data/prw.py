@@ -40,7 +40,7 @@ def query_box(x: float, y: float, width: float, height: float) -> Boxes:
 
 
 class PrwDataset(Dataset):
-    """PRW's 11,816 frames of 6 cameras; option ``query_list`` chooses PRW-mini's queries.
+    """PRW's 11,816 frames of 6 cameras; option ``queries`` chooses PRW-mini's queries.
 
     Train identities are numbered by their place in the sorted ID_train, test identities by theirs among the sorted ids
     of the test frames. The gallery of a query is every other test frame, or those of other cameras.
@@ -122,7 +122,7 @@ class PrwDataset(Dataset):
             )
 
     def _queries(self, scenes: list[Scene], known: Ints) -> list[Query]:
-        path = self.folder / QUERY_FILES[self.config.query_list]
+        path = self.folder / QUERY_FILES[self.config.queries]
         with matlab.naming(path, LAYOUT):
             lines = path.read_text(encoding="utf-8").splitlines()
         numbers = {scene.name: number for number, scene in enumerate(scenes)}
