@@ -204,6 +204,10 @@ class TrainingConfig(Section):
     nodes: AtLeastOne = Field(1, description="machines")
     checkpoint_every: AtLeastOne | None = Field(None, description="also write a checkpoint every this many steps")
     validate_every: Count = Field(1, description="epochs between validations; 0: never")
+    validate_epochs: tuple[AtLeastOne, ...] | None = Field(
+        None,
+        description="validate after these epochs, counted from 1, and after the last; None: every validate_every epochs",
+    )
     log_every: AtLeastOne = Field(10, description="steps between logged rows")
     display: bool = Field(False, description="write pictures of sampled proposals beside ground truth to TensorBoard")
 

@@ -99,6 +99,12 @@ def test_a_run_leaves_checkpoints_curves_and_its_config(make_config: MakeConfig,
     assert not torch.equal(read_checkpoint(outcome.last).model["reid_loss.C5.lut"], torch.zeros(4, 256))
 
 
+def test_validation_comes_after_the_epochs_asked_for_and_the_last(make_config: MakeConfig, dataset: Dataset) -> None:
+    config = make_config(max_epochs=4, flip=False, validate_epochs=(2,))
+    assert run(config, dataset).best is not None
+    assert [row["epoch"] for row in rows(config) if "val/map" in row] == [2, 4]
+
+
 @pytest.mark.slow
 def test_it_learns(make_config: MakeConfig, dataset: Dataset) -> None:
     config = make_config(max_epochs=8, optimizer="adamw", lr=0.003, lr_decay_epochs=(7,))

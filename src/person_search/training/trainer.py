@@ -256,7 +256,7 @@ class Run:
         position = self.position
         if self.validation is None or position.validated >= position.step:
             return
-        if not self.finished and (position.images or position.epoch % self.config.training.validate_every):
+        if not self._validation_is_due():
             return
         metrics = None
         if self.fabric.is_global_zero:
@@ -276,6 +276,17 @@ class Run:
         self._save(LAST)
         if self.curves:
             self.curves.add(step=position.step, epoch=position.epoch, values=metrics)
+
+    def _validation_is_due(self) -> bool:
+        """Whether the run is over, or at the end of an epoch after which the settings want validation."""
+        settings, epoch = self.config.training, self.position.epoch
+        if self.finished:
+            return True
+        if self.position.images:
+            return False
+        if settings.validate_epochs is not None:
+            return epoch in settings.validate_epochs
+        return epoch % settings.validate_every == 0
 
     def _show_proposals(self, curves: Curves, batch: Batch) -> None:
         samples = zip(batch.images, batch.targets, self.model.samples, strict=True)

@@ -52,7 +52,7 @@ def training_and_validation(dataset: Dataset, config: Config) -> tuple[Split, Va
     A dataset's own validation split goes first; else ``validation_share`` of the training scenes are held out.
     """
     train = dataset.split("train")
-    if config.training.validate_every == 0:
+    if config.training.validate_every == 0 and not config.training.validate_epochs:
         return train, None
     if dataset.has_validation():
         if config.data.validation_share:
