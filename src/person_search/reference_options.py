@@ -1,7 +1,9 @@
 """The reference implementation's command line, mapped onto the settings of this package.
 
 Option names are those of the public strong baseline for person search (``main.py`` there), so that its commands run
-unchanged. What is left out keeps this package's default, which is the published setting.
+unchanged. What is left out keeps this package's default, which is the published setting but for the backbone's
+weights (torchvision's; ``--flavour caffe --weights FILE`` for those of the published numbers) and ``--data_root``
+(``data``, where the datasets' folders are looked for).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ QUERY_LISTS = {"origin": "standard", "mini": "mini"}
 POLICIES = {"mlt_step": "multistep", "step": "step", "cosine": "cosine", "plateau": "plateau", "lambda": "lambda"}
 GRADIENT_NORM = 20.0
 """Where the reference's ``--clip_grad`` clips."""
+DATA_ROOT = Path("data")
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ OPTIONS = (
     Option(("--lr",), "lr", float),
     Option(("--reid_lr",), "reid_lr", float),
     Option(("--weight_decay",), "weight_decay", float),
-    Option(("--optim",), "optimizer", str),
+    Option(("--optim",), "optimizer", str, convert=str.lower),
     Option(("--uni_optim",), "uni_optim"),
     Option(("--double_bias",), "double_bias_lr"),
     Option(("--bias_decay",), "decay_biases"),
@@ -98,7 +101,7 @@ OPTIONS = (
     Option(("--eval_batch_size",), "eval_batch_size", int),
     Option(("--eval_gt",), "use_gt_boxes"),
     Option(("--det_thr",), "search_threshold", float),
-    Option(("--gallery_size",), "gallery_size", int, convert=lambda size: (size,)),
+    Option(("--gallery_size",), "gallery_size", int, several=True, convert=tuple),
     Option(("--weights",), "weights", str),
     Option(("--flavour",), "flavour", str),
 )
@@ -163,7 +166,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The reference's options, ours where it had none left out."""
+    """The reference's options."""
     made = _Parser(
         prog="main.py",
         allow_abbrev=False,
@@ -201,9 +204,12 @@ def read_reference_options(arguments: Sequence[str]) -> ReferenceCommand:
     found, unknown = reader.parse_known_args(list(arguments))
     if unknown:
         names = [name for action in reader._actions for name in action.option_strings]
-        raise UsageError(f"main.py: unknown option '{unknown[0]}'.{nearest(unknown[0], names) or ' See --help.'}")
+        hint = nearest(unknown[0].partition("=")[0], names) or " See --help."
+        raise UsageError(f"main.py: unknown option '{unknown[0]}'.{hint}")
     given = vars(found)
     settings = {option.setting: option.settings(given[_key(option)]) for option in OPTIONS if _key(option) in given}
+    if settings.get("dataset", "synthetic") != "synthetic":
+        settings.setdefault("data_root", DATA_ROOT)
     config = with_settings(
         Config(), **settings, **_gpu_settings(given.get("gpu_ids")), run_dir=_run_dir(given, settings)
     )
@@ -213,12 +219,17 @@ def read_reference_options(arguments: Sequence[str]) -> ReferenceCommand:
         checkpoint=Path(given["load_ckpt"]) if given.get("load_ckpt") else None,
         resume=given["continue_train"],
         overrides={key: value for key, value in settings.items() if key in ModelConfig.model_fields},
-        ignored=[name for name in NO_MEANING if given.get(name.lstrip("-").replace("-", "_"))],
+        ignored=[name for name in NO_MEANING if _destination(name) in given],
     )
 
 
 def _key(option: Option) -> str:
-    return option.names[-1].lstrip("-").replace("-", "_")
+    return _destination(option.names[-1])
+
+
+def _destination(name: str) -> str:
+    """Where argparse keeps the value of the option ``name``."""
+    return name.lstrip("-").replace("-", "_")
 
 
 def _gpu_settings(gpu_ids: str | None) -> dict[str, Any]:
