@@ -8,28 +8,29 @@ and turns every other name into a placeholder that does nothing.
 from __future__ import annotations
 
 import pickle
+import sys
 import types
-import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from person_search.errors import CheckpointError
+from person_search.models.torch_files import torch_file
 
 TENSOR_MACHINERY = {
     "collections": {"OrderedDict"},
     "torch": {"Size", "device"},
     "torch._utils": {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"},
-    "torch.nn.parameter": {"Parameter"},
     "torch.serialization": {"_get_layout"},
-    "torch.storage": {"UntypedStorage", "TypedStorage"},
 }
-# Names that no training state needs: a file that asks for them wants something else.
-REFUSED_MODULES = {
-    "os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "ctypes", "pty", "pickle",
-    "webbrowser", "code", "multiprocessing", "threading", "signal", "urllib", "http", "ftplib", "tempfile", "pathlib",
+"""Names that files of tensors need; ``torch.load`` itself resolves those of storages."""
+HARMLESS_LIBRARY = {
+    "_codecs", "argparse", "builtins", "collections", "copyreg", "dataclasses", "datetime", "decimal", "enum",
+    "fractions", "functools", "numbers", "operator", "typing", "uuid",
 }  # fmt: skip
+"""Of the standard library, what objects in a training state are made of. A file that names more wants more."""
 REFUSED_BUILTINS = {"eval", "exec", "compile", "open", "__import__", "input", "breakpoint", "setattr", "delattr"}
 
 
@@ -55,19 +56,44 @@ class Inert:
         """Take part in unpickling a list subclass."""
 
 
+class Allowed:
+    """A part of the tensor machinery as unpickling sees it: it can be called, and nothing else."""
+
+    __slots__ = ("_part",)
+
+    def __init__(self, part: Any):
+        self._part = part
+
+    def __call__(self, *args: Any) -> Any:
+        return self._part(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        # A pickle may set attributes of whatever it has at hand; those of torch's own functions stay as they are.
+        pass
+
+
 class InertUnpickler(pickle.Unpickler):
     """An unpickler that resolves names of the tensor machinery only; every other one is ``Inert``."""
 
     def find_class(self, module: str, name: str) -> Any:
         """The named part of the tensor machinery, or ``Inert``. Raises CheckpointError for names of attacks."""
-        if name in TENSOR_MACHINERY.get(module, ()) or (module == "torch" and name.endswith(("Storage", "Tensor"))):
-            return super().find_class(module, name)
+        if name in TENSOR_MACHINERY.get(module, ()):
+            return Allowed(super().find_class(module, name))
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
-        root = module.split(".")[0]
-        if root in REFUSED_MODULES or (root in {"builtins", "__builtin__"} and name in REFUSED_BUILTINS):
+        if _is_code(module, name):
             raise CheckpointError(f"it contains pickled code ({module}.{name}); nothing of it was executed")
         return Inert
+
+
+def _is_code(module: str, name: str) -> bool:
+    """Whether ``module.name`` is a part of the standard library that no training state needs."""
+    # Pickles of protocol 2, torch's own, call the standard library by its names in Python 2.
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    root = module.split(".")[0]
+    if root == "builtins":
+        return name in REFUSED_BUILTINS
+    return root in sys.stdlib_module_names and root not in HARMLESS_LIBRARY
 
 
 def _load(file: Any, **options: Any) -> Any:
@@ -83,14 +109,11 @@ def load_inert(path: Path) -> Any:
 
     Raises CheckpointError when the file is damaged or asks for something that no training state needs.
     """
+    source = torch_file(path)
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                    raise CheckpointError("it is a TorchScript program; nothing of it was executed")
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_MODULE)
+        return torch.load(source, map_location="cpu", weights_only=False, pickle_module=_MODULE)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint '{path}' is refused: {error}") from None
     except Exception as error:
         message = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"checkpoint '{path}' is damaged or no checkpoint: {message}") from None
+        raise CheckpointError(f"checkpoint '{path}' is cut short or damaged: {message}") from None

@@ -14,6 +14,7 @@ from person_search.models import released
 from person_search.models.building import build_model
 from person_search.models.inert_pickle import load_inert
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.models.torch_files import PickledCodeError
 from person_search.training.checkpoints import (
     BEST,
     FORMAT,
@@ -72,9 +73,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         contents = read_tensors(path)
-    except CheckpointError as error:
-        if "pickled code" not in str(error):
-            raise
+    except PickledCodeError:
         contents = load_inert(path)
     if isinstance(contents, dict) and contents.get("format") == FORMAT:
         return read_checkpoint(path)

@@ -53,25 +53,33 @@ def is_released(state: dict[str, Any]) -> bool:
 
 
 def recognise(state: dict[str, Tensor]) -> dict[str, Any]:
-    """Model settings that a released state dict shows: method, levels, re-ID loss, and ``num_identities``."""
-    tables = [name for name in state if name.endswith("classifier.weight")]
+    """Model settings that a released state dict shows: method, levels, re-ID loss, and ``num_identities``.
+
+    Raises CheckpointError where it shows no method, or contradicts itself.
+    """
+    tables = [value for name, value in state.items() if name.endswith("classifier.weight")]
     if not tables:
-        raise CheckpointError("the checkpoint holds no identity table or classifier")
+        raise CheckpointError("it holds no identity table or classifier")
+    identities = sorted({len(table) if table.ndim else 0 for table in tables})
+    if len(identities) > 1 or identities == [0]:
+        raise CheckpointError(
+            f"its identity tables have {' and '.join(map(str, identities))} rows; expected one number"
+        )
     if any(name.startswith("reid_head.") for name in state):
-        method = "baseline"
-        levels = tuple(level for level in ("C4", "C5") if f"reid_head.extractor.projectors.{level}.weight" in state)
+        method, embeds = "baseline", "reid_head.extractor.projectors.{}.weight"
     else:
         method = "nae" if "roi_heads.embedding_head.rescaler.weight" in state else "oim"
-        levels = tuple(
-            level for level in ("C4", "C5") if f"roi_heads.embedding_head.projectors.{level}.0.weight" in state
-        )
-    queue = next((len(state[name]) for name in state if name.endswith("unlabeled_queue")), None)
+        embeds = "roi_heads.embedding_head.projectors.{}.0.weight"
+    levels = tuple(level for level in ("C4", "C5") if embeds.format(level) in state)
+    if levels not in {("C5",), ("C4", "C5")}:
+        raise CheckpointError(f"it looks like {method}, but holds no '{embeds.format('C5')}'")
+    queue = next((len(value) for name, value in state.items() if name.endswith("unlabeled_queue")), None)
     return {
         "method": method,
         "levels": levels,
         "reid_loss": "softmax" if queue is None else "oim",
         "oim_queue": queue,
-        "num_identities": len(state[tables[0]]),
+        "num_identities": identities[0],
     }
 
 

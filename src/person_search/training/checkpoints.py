@@ -6,7 +6,7 @@ import errno
 import logging
 import pickle
 import re
-import zipfile
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from person_search.config import ModelConfig, describe
 from person_search.errors import CheckpointError
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.models.torch_files import PickledCodeError, damaged, torch_file
 from person_search.registry import losses
 from person_search.training.files import replace_file
 
@@ -92,7 +93,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     try:
         config = ModelConfig.model_validate(contents["model_config"])
-        return Checkpoint(config, int(contents["num_identities"]), contents["model"], contents["training"])
+        state = contents["model"]
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError("model is no dict of tensors")
+        return Checkpoint(config, int(contents["num_identities"]), state, contents["training"])
     except ValidationError as error:
         raise CheckpointError(f"'{path}' has settings that this version does not know: {describe(error)}") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -101,30 +105,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def read_tensors(path: Path) -> Any:
     """What ``torch.save`` wrote to ``path``: tensors and plain values only. Raises CheckpointError otherwise."""
-    damaged = f"checkpoint '{path}' is cut short or damaged; use another one"
+    source = torch_file(path)
     try:
-        with path.open("rb") as file:
-            start = file.read(2)
-        if not zipfile.is_zipfile(path):
-            if start == b"PK":
-                raise CheckpointError(damaged)
-            raise CheckpointError(f"'{path}' is not a checkpoint: expected what torch.save writes, found other data")
-        # torch.load does not compare checksums: a flipped bit would become a wrong weight without a word.
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise CheckpointError(damaged)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint at '{path}'; check the path") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read checkpoint '{path}': {error.strerror}; check the path") from None
+        return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise CheckpointError(
+        raise PickledCodeError(
             f"checkpoint '{path}' holds pickled code, not only tensors and plain values; it was refused and nothing "
             "in it was executed"
         ) from None
-    except (zipfile.BadZipFile, RuntimeError, EOFError, KeyError, ValueError):
-        raise CheckpointError(damaged) from None
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AssertionError, struct.error):
+        raise damaged(path) from None
 
 
 def newest_checkpoint(run_dir: Path) -> tuple[Path, Checkpoint] | None:
@@ -155,7 +145,7 @@ def load_model_state(model: PersonSearchModel, checkpoint: Checkpoint, path: Pat
             f"checkpoint '{path}' was trained on {checkpoint.num_identities} identities, the data has "
             f"{model.num_identities}; use the data it was trained on"
         )
-    difference = _first_difference(model.state_dict(), checkpoint.model)
+    difference = _other_method(model, checkpoint) or _first_difference(model.state_dict(), checkpoint.model)
     if difference:
         raise CheckpointError(f"checkpoint '{path}' does not fit this model: {difference}; use its own settings")
     model.load_state_dict(checkpoint.model)
@@ -169,7 +159,7 @@ def start_from(model: PersonSearchModel, checkpoint: Checkpoint, path: Path) -> 
     own = identity_names(model)
     wanted = {name: value for name, value in model.state_dict().items() if name not in own}
     given = {name: value for name, value in checkpoint.model.items() if name not in own}
-    difference = _first_difference(wanted, given)
+    difference = _other_method(model, checkpoint) or _first_difference(wanted, given)
     if difference:
         raise CheckpointError(f"cannot start from checkpoint '{path}': {difference}; use its model settings")
     model.load_state_dict(given, strict=False)
@@ -180,6 +170,11 @@ def identity_names(model: PersonSearchModel) -> set[str]:
     kinds = tuple(losses.get(name) for name in losses.names())
     prefixes = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, kinds))
     return {name for name in model.state_dict() if prefixes and name.startswith(prefixes)}
+
+
+def _other_method(model: PersonSearchModel, checkpoint: Checkpoint) -> str | None:
+    found, wanted = checkpoint.model_config.method, model.config.method
+    return f"it is of the method '{found}', the model of '{wanted}'" if found != wanted else None
 
 
 def _first_difference(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> str | None:
