@@ -7,83 +7,29 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
 
 from person_search import __version__
-from person_search.config import (
-    Config,
-    ModelConfig,
-    TrainingConfig,
-    load_config,
-    to_yaml,
-    with_settings,
+from person_search.cli_options import (
+    CHECKPOINT,
+    CONFIG,
+    JSON,
+    PLUGINS,
+    base_config,
+    described,
+    required,
+    running_config,
+    running_sections,
+    sections_of,
+    settings_from,
 )
+from person_search.config import to_yaml, with_settings
 from person_search.errors import PersonSearchError, UsageError, nearest
-from person_search.flags import command, flags_like, flags_of, parse_flags, settings_in, take_option
-
-TEST_TIME = (
-    "shorter_side",
-    "longer_side",
-    "rpn_pre_nms_test",
-    "rpn_post_nms_test",
-    "score_threshold",
-    "nms_threshold",
-    "max_detections",
-    "cws",
-)
-"""Model settings that may differ between training and test."""
-
-
-def described(kind: Any, text: str) -> Any:
-    """``kind`` as a flag with the help ``text``."""
-    return Annotated[kind, tyro.conf.arg(help=text)]
-
-
-CONFIG = ("config", described(Path | None, "YAML file of settings; flags go on top"), None)
-CHECKPOINT = described(Path | None, "checkpoint file, or run folder (its best, else last, checkpoint)")
-DEVICE = ("device", TrainingConfig.model_fields["device"])
-JSON = ("json", described(Path | None, "write the results to this JSON file"), None)
-
-
-def _sections(config: Config, *names: str) -> list[tuple[str, Any, Any]]:
-    """Flags for whole sections of ``config``, showing its values as defaults."""
-    instances = [flags_like(getattr(config, name)) for name in names]
-    return [(name, type(instance), instance) for name, instance in zip(names, instances, strict=True)]
-
-
-def _test_sections(config: Config) -> list[tuple[str, Any, Any]]:
-    """Flags for running a trained model: data, evaluation, device, and what may differ from training."""
-    at_test = flags_of(ModelConfig, TEST_TIME)
-    running = flags_of(TrainingConfig, ("device", "precision"))
-    return [*_sections(config, "data", "evaluation"), ("model", at_test, at_test()), ("training", running, running())]
-
-
-def _settings(options: Any, *sections: str, given_only: bool = False) -> dict[str, Any]:
-    return {
-        key: value
-        for section in sections
-        for key, value in settings_in(getattr(options, section), given_only=given_only).items()
-    }
-
-
-def _base_config(arguments: Sequence[str], beside: str | None = None) -> tuple[Config, list[str]]:
-    """The config that flags go on top of: ``--config``, else the one beside the checkpoint, else the defaults."""
-    path, rest = take_option(arguments, "--config")
-    if path is not None:
-        return load_config(Path(path)), rest
-    checkpoint = take_option(arguments, beside)[0] if beside else None
-    if checkpoint is not None:
-        folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
-        if (folder / "config.yaml").is_file():
-            return load_config(folder / "config.yaml"), rest
-    return Config(), rest
+from person_search.flags import command, flags_of, parse_flags, settings_in
 
 
 def train(arguments: Sequence[str]) -> None:
     """Train a model, or go on with a run."""
-    base, rest = _base_config(arguments)
+    base, rest = base_config(arguments)
     kind = command(
         "Train",
         "Train a model. Settings come from --config and flags on top of it; all of them are written to the run folder.",
@@ -95,11 +41,11 @@ def train(arguments: Sequence[str]) -> None:
                 False,
             ),
             ("print_config", described(bool, "print the effective settings as YAML and stop"), False),
-            *_sections(base, "data", "model", "training", "evaluation"),
+            *sections_of(base, "data", "model", "training", "evaluation"),
         ],
     )
     options = parse_flags(kind, rest, prog="person-search train")
-    config = with_settings(base, **_settings(options, "data", "model", "training", "evaluation"))
+    config = with_settings(base, **settings_from(options, "data", "model", "training", "evaluation"))
     if options.print_config:
         print(to_yaml(config), end="")
         return
@@ -110,7 +56,7 @@ def train(arguments: Sequence[str]) -> None:
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Run a trained model on a test split and score it."""
-    base, rest = _base_config(arguments, "--checkpoint")
+    base, rest = base_config(arguments, "--checkpoint")
     kind = command(
         "Evaluate",
         "Run a trained model on a test split and score it: predict and score in one. Settings of the data come from "
@@ -132,18 +78,16 @@ def evaluate(arguments: Sequence[str]) -> None:
                 described(bool, "also score an untrained model and a random ranking, both on true boxes"),
                 False,
             ),
-            *_test_sections(base),
+            *running_sections(base),
         ],
     )
     options = parse_flags(kind, rest, prog="person-search evaluate")
     from person_search.commands import run_evaluation
 
     run_evaluation(
-        _required(options.checkpoint, "--checkpoint"),
-        with_settings(
-            base, **_settings(options, "data", "evaluation"), **_settings(options, "training", given_only=True)
-        ),
-        overrides=_settings(options, "model", given_only=True),
+        required(options.checkpoint, "--checkpoint"),
+        running_config(base, options),
+        overrides=settings_from(options, "model", given_only=True),
         out=options.out,
         split_name=options.split,
         references=options.references,
@@ -152,7 +96,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def predict(arguments: Sequence[str]) -> None:
     """Run a trained model on a test split and write its predictions file."""
-    base, rest = _base_config(arguments, "--checkpoint")
+    base, rest = base_config(arguments, "--checkpoint")
     kind = command(
         "Predict",
         "Run a trained model on a test split and write its detections and query embeddings, for score to read.",
@@ -161,18 +105,16 @@ def predict(arguments: Sequence[str]) -> None:
             ("predictions", described(Path, "predictions file to write (.npz)"), Path("predictions.npz")),
             CONFIG,
             ("split", described(str, "which split: test or val"), "test"),
-            *_test_sections(base),
+            *running_sections(base),
         ],
     )
     options = parse_flags(kind, rest, prog="person-search predict")
     from person_search.commands import run_prediction
 
     run_prediction(
-        _required(options.checkpoint, "--checkpoint"),
-        with_settings(
-            base, **_settings(options, "data", "evaluation"), **_settings(options, "training", given_only=True)
-        ),
-        overrides=_settings(options, "model", given_only=True),
+        required(options.checkpoint, "--checkpoint"),
+        running_config(base, options),
+        overrides=settings_from(options, "model", given_only=True),
         out=options.predictions,
         split_name=options.split,
     )
@@ -180,7 +122,7 @@ def predict(arguments: Sequence[str]) -> None:
 
 def score(arguments: Sequence[str]) -> None:
     """Score a predictions file, whoever made it; needs annotations but no images and no model."""
-    base, rest = _base_config(arguments)
+    base, rest = base_config(arguments)
     kind = command(
         "Score",
         "Score a predictions file, whoever made it. Needs the dataset's annotations, but no images and no model.",
@@ -190,15 +132,15 @@ def score(arguments: Sequence[str]) -> None:
             ("split", described(str, "which split: test or val"), "test"),
             JSON,
             ("per_query", described(Path | None, "write the AP of every query to this CSV file"), None),
-            *_sections(base, "data", "evaluation"),
+            *sections_of(base, "data", "evaluation"),
         ],
     )
     options = parse_flags(kind, rest, prog="person-search score")
     from person_search.commands import run_scoring
 
     run_scoring(
-        _required(options.predictions, "--predictions"),
-        with_settings(base, **_settings(options, "data", "evaluation")),
+        required(options.predictions, "--predictions"),
+        with_settings(base, **settings_from(options, "data", "evaluation")),
         split_name=options.split,
         json=options.json,
         per_query=options.per_query,
@@ -207,7 +149,7 @@ def score(arguments: Sequence[str]) -> None:
 
 def compare(arguments: Sequence[str]) -> None:
     """Score two predictions files and say where they differ."""
-    base, rest = _base_config(arguments)
+    base, rest = base_config(arguments)
     files = [argument for argument in rest[:2] if not argument.startswith("-")]
     kind = command(
         "Compare",
@@ -219,7 +161,7 @@ def compare(arguments: Sequence[str]) -> None:
             ("samples", described(int, "resamplings of the bootstrap"), 2000),
             ("changed", described(int, "how many of the most changed queries to list"), 10),
             JSON,
-            *_sections(base, "data", "evaluation"),
+            *sections_of(base, "data", "evaluation"),
         ],
     )
     options = parse_flags(kind, rest[len(files) :], prog="person-search compare")
@@ -230,7 +172,7 @@ def compare(arguments: Sequence[str]) -> None:
     run_comparison(
         Path(files[0]),
         Path(files[1]),
-        with_settings(base, **_settings(options, "data", "evaluation")),
+        with_settings(base, **settings_from(options, "data", "evaluation")),
         split_name=options.split,
         samples=options.samples,
         changed=options.changed,
@@ -240,17 +182,38 @@ def compare(arguments: Sequence[str]) -> None:
 
 def info(arguments: Sequence[str]) -> None:
     """Count what is in a dataset, and compare it with the published numbers."""
-    base, rest = _base_config(arguments)
+    base, rest = base_config(arguments)
     kind = command(
         "Info",
         "Print what is in a dataset: scenes, boxes, identities, queries of every split. No image is opened. Where the "
         "dataset is a published one, what differs from its published numbers is named.",
-        [CONFIG, *_sections(base, "data")],
+        [CONFIG, *sections_of(base, "data")],
     )
     options = parse_flags(kind, rest, prog="person-search info")
     from person_search.commands import run_info
 
-    run_info(with_settings(base, **_settings(options, "data")))
+    run_info(with_settings(base, **settings_from(options, "data")))
+
+
+def convert(arguments: Sequence[str]) -> None:
+    """Write a released checkpoint of the reference, or a run's model alone, in this program's format."""
+    files = [argument for argument in arguments[:1] if not argument.startswith("-")]
+    kind = command(
+        "Convert",
+        "Write the model of a checkpoint in this program's format: person-search convert FILE --out OURS. FILE is a "
+        "released checkpoint of the reference implementation, recognised by its contents, or one of this program, "
+        "whose training state is left out. Nothing in FILE is executed.",
+        [
+            ("out", described(Path | None, "checkpoint file to write"), None),
+            PLUGINS,
+        ],
+    )
+    options = parse_flags(kind, arguments[len(files) :], prog="person-search convert")
+    if not files:
+        raise UsageError("convert wants a checkpoint first: person-search convert FILE --out OURS")
+    from person_search.commands import run_conversion
+
+    run_conversion(Path(files[0]), required(options.out, "--out"), plugins=options.plugins)
 
 
 def synth(arguments: Sequence[str]) -> None:
@@ -279,18 +242,7 @@ def report(arguments: Sequence[str]) -> None:
     options = parse_flags(kind, arguments, prog="person-search report")
     from person_search.commands import run_report
 
-    run_report(_required(options.run_dir, "--run-dir"), options.out, max_queries=options.max_queries)
-
-
-def _test_config(base: Config, options: Any) -> Config:
-    given = _settings(options, "training", given_only=True)
-    return with_settings(base, **_settings(options, "data", "evaluation"), **given)
-
-
-def _required(value: Any, name: str) -> Any:
-    if value is None:
-        raise UsageError(f"{name} is needed; see --help")
-    return value
+    run_report(required(options.run_dir, "--run-dir"), options.out, max_queries=options.max_queries)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -300,6 +252,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "score": score,
     "compare": compare,
     "info": info,
+    "convert": convert,
     "synth": synth,
     "report": report,
 }

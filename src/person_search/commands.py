@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -26,6 +26,7 @@ from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.results import Results, score, write_results
 from person_search.evaluation.tables import metrics_table, percent, write_per_query
 from person_search.evaluation.writing import whole_file
+from person_search.registry import import_modules
 from person_search.synth.settings import SynthConfig
 
 if TYPE_CHECKING:
@@ -154,6 +155,28 @@ def run_synthesis(config: SynthConfig) -> None:
     console.print(f"{what} {config.scenes} scenes in {config.out}", soft_wrap=True)
 
 
+def run_conversion(file: Path, out: Path, *, plugins: Sequence[str]) -> None:
+    """Write a checkpoint's model, and no more, in this package's format."""
+    from person_search.models.loading import find_checkpoint, load_model
+    from person_search.training.checkpoints import Checkpoint, save_checkpoint
+
+    import_modules(plugins)
+    source = find_checkpoint(file)
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UsageError(f"--out {out} is the checkpoint itself; choose another file")
+    model = load_model(source)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder of --out {out}: {error.strerror}; choose another place") from None
+    save_checkpoint(out, Checkpoint(model.config, model.num_identities, model.state_dict()))
+    console.print(
+        f"wrote {out}: {model.config.method}, {' '.join(model.config.levels)}, {model.config.reid_loss}, "
+        f"{model.num_identities} identities",
+        soft_wrap=True,
+    )
+
+
 def run_report(run_dir: Path, out: Path, *, max_queries: int) -> None:
     """Write the report page of an evaluated run."""
     from person_search.visualize.run_report import report_run
@@ -183,6 +206,7 @@ def load_for_test(checkpoint: Path, config: Config, overrides: dict[str, Any]) -
     from person_search.models.loading import load_model
     from person_search.training.processes import device_kind
 
+    import_modules(config.data.plugins)
     return load_model(checkpoint, device=device_kind(config.training), **overrides)
 
 

@@ -30,6 +30,9 @@ class DataConfig(Section):
         "synthetic", description="dataset loader: synthetic, coco, mot, cuhk-sysu (ssm), prw, or a plug-in's"
     )
     data_root: Path = Field(Path("data/synthetic"), description="folder of the dataset, or its parent")
+    plugins: tuple[str, ...] = Field(
+        (), description="modules of your own to import first, which register methods, datasets or losses by name"
+    )
     workers: Count = Field(2, description="processes that decode images; 0 decodes in the main process")
     skip_unreadable: bool = Field(
         False, description="train without images that cannot be read, listing them, instead of stopping"

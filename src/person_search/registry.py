@@ -1,7 +1,8 @@
 """Names for methods, datasets and re-ID losses, and the decorators that add to them.
 
 A new method, dataset or loss is one registered class, in this package or in anybody's: packages that
-declare an entry point in the group ``person_search.plugins`` are imported before a name is looked up.
+declare an entry point in the group ``person_search.plugins`` are imported before a name is looked up, and so are
+modules that the setting ``plugins`` names.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from person_search.errors import UsageError, nearest
@@ -58,14 +59,32 @@ class Registry:
             module, _, attribute = self._builtin[name].partition(":")
             return getattr(importlib.import_module(module), attribute)
         known = self.names()
-        raise UsageError(f"unknown {self.kind} '{name}'; known: {', '.join(known)}.{nearest(name, known)}")
+        hint = nearest(name, known) or " One of your own is known once its module is imported: --plugins MODULE."
+        raise UsageError(f"unknown {self.kind} '{name}'; known: {', '.join(known)}.{hint}")
 
 
 @functools.cache
 def load_plugins() -> None:
     """Import every installed plug-in once; what they register is then known."""
     for entry_point in importlib.metadata.entry_points(group=PLUGIN_GROUP):
-        entry_point.load()
+        try:
+            entry_point.load()
+        except Exception as error:
+            raise UsageError(
+                f"the installed plug-in '{entry_point.name}' ({entry_point.value}) fails with "
+                f"{type(error).__name__}: {error}; repair or uninstall it"
+            ) from error
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules that register methods, datasets or losses. Raises UsageError for one that is not there."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UsageError(
+                f"cannot import plug-in '{name}': {error}; install its package, or name its folder in PYTHONPATH"
+            ) from error
 
 
 methods = Registry(

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from person_search import cli
 from person_search.models.detections import Target
 from person_search.models.loading import load_model
 from person_search.models.released import rename
+from person_search.training.checkpoints import read_checkpoint
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 METHODS = ["bsl", "bsl_c4c5", "oim", "nae"]
@@ -113,6 +115,21 @@ def test_detections_and_query_embeddings_agree(case):
         assert np.abs(found.scores.numpy() - golden[f"det{i}_scores"]).max() < 1e-5
         assert relative(found.embeddings, golden[f"det{i}_embeddings"]) < 1e-4
         assert relative(query, golden[f"query{i}_embeddings"]) < 1e-4
+
+
+def test_converted_it_is_the_same_model_in_our_format(case, tmp_path_factory):
+    name, _, model = case
+    if name != "bsl_c4c5":
+        pytest.skip("one layout is enough: conversion is loading and saving")
+    folder = next(path for path in tmp_path_factory.getbasetemp().iterdir() if (path / f"{name}.pth").exists())
+    ours = folder / "made" / "ours.pt"
+    assert cli.run(["convert", str(folder / f"{name}.pth"), "--out", str(ours)], cli.dispatch) == 0
+    converted = read_checkpoint(ours)
+    assert converted.model_config.levels == ("C4", "C5")
+    assert converted.num_identities == 20
+    state = model.state_dict()
+    assert converted.model.keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in converted.model.items())
 
 
 def test_one_training_step_agrees_in_losses_gradients_and_tables(case):

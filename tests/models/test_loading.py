@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from person_search import cli
 from person_search.config import ModelConfig
 from person_search.errors import CheckpointError
 from person_search.models.building import build_model
@@ -252,6 +253,32 @@ def test_another_number_of_identities_is_named(saved: Path, tmp_path: Path) -> N
     torch.save({**contents, "num_identities": 4}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match=r"a\.pt.*'reid_loss\.C5\.lut' is \(3, 64\), the model wants \(4, 64\)"):
         load_model(tmp_path / "a.pt")
+
+
+def test_convert_keeps_the_model_and_leaves_training_out(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, out = tmp_path / "last.pt", tmp_path / "made" / "ours.pt"
+    checkpoint = open_checkpoint(saved)
+    save_checkpoint(whole, Checkpoint(TINY, 3, checkpoint.model, {"optimizers": {"state": torch.ones(1000)}}))
+    assert cli.run(["convert", str(whole), "--out", str(out)], cli.dispatch) == 0
+    converted = open_checkpoint(out)
+    assert converted.training is None
+    assert converted.model_config == TINY
+    assert all(torch.equal(value, checkpoint.model[name]) for name, value in converted.model.items())
+    assert "baseline, C5, oim, 3 identities" in capsys.readouterr().out
+
+
+def test_convert_does_not_write_over_its_own_input_nor_convert_half_a_model(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = saved.read_bytes()
+    assert cli.run(["convert", str(saved), "--out", str(saved)], cli.dispatch) == 2
+    assert saved.read_bytes() == before
+    lacking = released_file(tmp_path / "a.pth", released_state())
+    assert cli.run(["convert", str(lacking), "--out", str(tmp_path / "ours.pt")], cli.dispatch) == 1
+    assert "does not fit this model" in capsys.readouterr().err
+    assert not (tmp_path / "ours.pt").exists()
 
 
 @pytest.mark.parametrize("model", [3, {"trunk.conv1.weight": 3}, {"trunk.conv1.weight": torch.ones(1)}])

@@ -13,11 +13,12 @@ from person_search.config import DataConfig
 from person_search.data.queries import first_box_queries
 from person_search.data.scene import UNLABELLED, Bools, Dataset, Ints, Scene, Split, SplitName
 from person_search.errors import UsageError
-from person_search.registry import datasets
+from person_search.registry import datasets, import_modules
 
 
 def open_dataset(name: str, root: Path, config: DataConfig) -> Dataset:
     """The loader registered as ``name`` on the folder ``root``. Raises UsageError for an unknown name."""
+    import_modules(config.plugins)
     dataset: Dataset = datasets.get(name)(root, config)
     return dataset
 
