@@ -49,14 +49,18 @@ def softmax_classification_loss(logits: Tensor, sampled: list[SampledRois]) -> T
 
 @dataclass(frozen=True, eq=False)
 class KeptBoxes:
-    """The boxes of one image that survive; ``rows`` (k,) says which proposals they were regressed from."""
+    """Boxes of one image, their scores, and ``rows`` (k,): which proposals they were regressed from."""
 
     boxes: Tensor
     scores: Tensor
     rows: Tensor
 
+    def take(self, index: Tensor) -> KeptBoxes:
+        """Those of ``index``, in its order."""
+        return KeptBoxes(self.boxes[index], self.scores[index], self.rows[index])
 
-def keep_best(
+
+def candidates(
     proposals: Tensor,
     scores: Tensor,
     deltas: Tensor,
@@ -66,7 +70,7 @@ def keep_best(
     box_coder: BoxCoder,
     min_side: float,
 ) -> KeptBoxes:
-    """Regress, clip, drop low scores and sides below ``min_side``, NMS; best first.
+    """Regress and clip; what is left, before NMS, without low scores and sides below ``min_side``.
 
     Args:
         proposals: (n, 4) in pixels of the batch.
@@ -77,5 +81,19 @@ def keep_best(
     boxes = clip_boxes_to_image(box_coder.decode_single(deltas[:, 4:], proposals), size)
     sides = (boxes[:, 2:] - boxes[:, :2]).amin(1) if len(boxes) else boxes[:, 0]
     rows = torch.where((scores > config.score_threshold) & (sides >= min_side))[0]
-    rows = rows[nms(boxes[rows], scores[rows], config.nms_threshold)][: config.max_detections]
     return KeptBoxes(boxes[rows], scores[rows], rows)
+
+
+def keep_best(found: KeptBoxes, config: ModelConfig) -> KeptBoxes:
+    """What survives NMS, best first, at most ``max_detections``."""
+    return found.take(nms(found.boxes, found.scores, config.nms_threshold)[: config.max_detections])
+
+
+def keep_beside(given: Tensor, found: KeptBoxes, config: ModelConfig) -> KeptBoxes:
+    """What survives beside the box ``given``, (4,), when that takes part in NMS with score 1, best first.
+
+    Nothing outdoes it, not even another score of 1, and it counts towards ``max_detections``.
+    """
+    boxes = torch.cat([given[None], found.boxes])
+    scores = torch.cat([found.scores.new_full((1,), torch.inf), found.scores])
+    return found.take(nms(boxes, scores, config.nms_threshold)[1 : config.max_detections] - 1)

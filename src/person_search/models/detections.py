@@ -43,3 +43,11 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def after(self, box: Tensor, embedding: Tensor) -> Detections:
+        """A person of score 1 with this (4,) box and (D,) embedding, and then these."""
+        return Detections(
+            torch.cat([box[None], self.boxes]),
+            torch.cat([self.scores.new_ones(1), self.scores]),
+            torch.cat([embedding[None], self.embeddings]),
+        )

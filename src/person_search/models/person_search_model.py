@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from torchvision.ops import roi_align
 from person_search.config import ModelConfig
 from person_search.errors import UsageError
 from person_search.models.backbones import ARCHITECTURES, STRIDE, Top, Trunk, load_backbone_weights
-from person_search.models.box_heads import ROI_SIZE, KeptBoxes, keep_best
+from person_search.models.box_heads import ROI_SIZE, KeptBoxes, candidates, keep_beside, keep_best
 from person_search.models.detections import Detections, Target
 from person_search.models.image_transform import ImageBatch, ImageTransform
 from person_search.models.roi_sampling import BOX_CLAMP, DetectionSampler, SampledRois
@@ -137,12 +137,54 @@ class PersonSearchModel(nn.Module, abc.ABC):
         proposals, _, _ = self.rpn.propose(batch, features)
         scored = self.score_rois(features, proposals)
         kept = list(self._keep(batch, proposals, scored))
-        embeddings = self._embed_kept(features, proposals, scored, kept)
-        detections = []
-        for i, (found, vectors) in enumerate(zip(kept, embeddings, strict=True)):
-            weighted = vectors * found.scores[:, None] if self.config.cws else vectors
-            detections.append(Detections(batch.to_original(found.boxes, i), found.scores, weighted))
+        embeddings = self._embed_rows(features, proposals, scored, [found.rows for found in kept])
+        detections = [
+            self._weighted(Detections(batch.to_original(found.boxes, i), found.scores, vectors))
+            for i, (found, vectors) in enumerate(zip(kept, embeddings, strict=True))
+        ]
         return detections, [] if boxes is None else self._embed_given(batch, features, boxes)
+
+    @torch.no_grad()
+    def detect_with_context(
+        self, images: Sequence[Tensor], boxes: Sequence[Tensor]
+    ) -> tuple[list[Detections], list[list[Detections]]]:
+        """Detections of every image and, for every given box, it and the people beside it, from one pass of the trunk.
+
+        The people beside a box are those that a detection pass finds in which the box takes part with score 1 before
+        NMS (CBGM; Li and Miao, AAAI 2021); their embeddings are never weighted by the score.
+
+        Args:
+            images: [(3, H, W)] RGB.
+            boxes: per image (n, 4) xyxy in its pixels.
+
+        Returns:
+            Detections of every image; per image and given box, the box itself (as given, score 1) and the people
+            beside it, best first.
+        """
+        batch = self.transform(images)
+        features = self.trunk(batch.tensors)
+        proposals, _, _ = self.rpn.propose(batch, features)
+        scored = self.score_rois(features, proposals)
+        asked = self._given(batch, boxes)
+        # Most people beside a query are detections of its scene too: each is embedded once.
+        kept = [
+            [keep_best(found, self.config), *(keep_beside(box, found, self.config) for box in given)]
+            for found, given in zip(self._candidates(batch, proposals, scored), asked, strict=True)
+        ]
+        distinct = [torch.cat([part.rows for part in parts]).unique(return_inverse=True) for parts in kept]
+        embeddings = self._embed_rows(features, proposals, scored, [rows for rows, _ in distinct])
+        queries = self._embed_given(batch, features, boxes)
+        detections, context = [], []
+        for i, (parts, (_, place)) in enumerate(zip(kept, distinct, strict=True)):
+            vectors = embeddings[i][place].split([len(part.rows) for part in parts])
+            own, *beside = [
+                Detections(batch.to_original(part.boxes, i), part.scores, rows)
+                for part, rows in zip(parts, vectors, strict=True)
+            ]
+            detections.append(self._weighted(own))
+            given = boxes[i].to(self.device).float().reshape(-1, 4)
+            context.append([others.after(*person) for *person, others in zip(given, queries[i], beside, strict=True)])
+        return detections, context
 
     @torch.no_grad()
     def embed(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
@@ -190,10 +232,14 @@ class PersonSearchModel(nn.Module, abc.ABC):
         self.train(self.training)
 
     def _keep(self, batch: ImageBatch, proposals: list[Tensor], scored: RoiScores) -> Iterator[KeptBoxes]:
+        for found in self._candidates(batch, proposals, scored):
+            yield keep_best(found, self.config)
+
+    def _candidates(self, batch: ImageBatch, proposals: list[Tensor], scored: RoiScores) -> Iterator[KeptBoxes]:
         lengths = [len(boxes) for boxes in proposals]
         per_image = zip(proposals, scored.scores.split(lengths), scored.deltas.split(lengths), batch.sizes, strict=True)
         for boxes, scores, deltas, size in per_image:
-            yield keep_best(
+            yield candidates(
                 boxes,
                 scores,
                 deltas,
@@ -203,24 +249,30 @@ class PersonSearchModel(nn.Module, abc.ABC):
                 min_side=self.min_side,
             )
 
-    def _embed_kept(
-        self, features: Tensor, proposals: list[Tensor], scored: RoiScores, kept: list[KeptBoxes]
+    def _embed_rows(
+        self, features: Tensor, proposals: list[Tensor], scored: RoiScores, rows: list[Tensor]
     ) -> tuple[Tensor, ...]:
-        """Embeddings at the proposals that the kept boxes came from, per image."""
-        lengths = [len(found.rows) for found in kept]
+        """Embeddings at the proposals of these numbers, (k,) per image: boxes are embedded where they came from."""
         if scored.pooled is None:
-            chosen = [boxes[found.rows] for boxes, found in zip(proposals, kept, strict=True)]
+            chosen = [boxes[kept] for boxes, kept in zip(proposals, rows, strict=True)]
             pooled = self.pool(self.align(features, chosen))
         else:
             starts = [sum(len(boxes) for boxes in proposals[:i]) for i in range(len(proposals))]
-            rows = torch.cat([found.rows + start for found, start in zip(kept, starts, strict=True)])
-            pooled = {level: values[rows] for level, values in scored.pooled.items()}
-        return self.embed_pooled(pooled).split(lengths)
+            every = torch.cat([kept + start for kept, start in zip(rows, starts, strict=True)])
+            pooled = {level: values[every] for level, values in scored.pooled.items()}
+        return self.embed_pooled(pooled).split([len(kept) for kept in rows])
 
     def _embed_given(self, batch: ImageBatch, features: Tensor, boxes: Sequence[Tensor]) -> list[Tensor]:
-        moved = [batch.to_batch(box.to(features.device).float().reshape(-1, 4), i) for i, box in enumerate(boxes)]
+        moved = self._given(batch, boxes)
         pooled = self.pool(self.align(features, moved))
         return list(self.embed_pooled(pooled).split([len(box) for box in moved]))
+
+    def _given(self, batch: ImageBatch, boxes: Sequence[Tensor]) -> list[Tensor]:
+        """A caller's boxes in pixels of the batch."""
+        return [batch.to_batch(box.to(self.device).float().reshape(-1, 4), i) for i, box in enumerate(boxes)]
+
+    def _weighted(self, found: Detections) -> Detections:
+        return replace(found, embeddings=found.embeddings * found.scores[:, None]) if self.config.cws else found
 
     def _note_samples(self, batch: ImageBatch, sampled: list[SampledRois]) -> None:
         people = torch.stack([rois.is_person.sum() for rois in sampled]).sum()
