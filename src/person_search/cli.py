@@ -14,15 +14,17 @@ from person_search.cli_options import (
     CONFIG,
     JSON,
     PLUGINS,
+    TEST_TIME,
     base_config,
     described,
     required,
     running_config,
     running_sections,
     sections_of,
+    setting,
     settings_from,
 )
-from person_search.config import to_yaml, with_settings
+from person_search.config import Config, EvaluationConfig, ModelConfig, TrainingConfig, to_yaml, with_settings
 from person_search.errors import PersonSearchError, UsageError, nearest
 from person_search.flags import command, flags_of, parse_flags, settings_in
 
@@ -216,6 +218,51 @@ def convert(arguments: Sequence[str]) -> None:
     run_conversion(Path(files[0]), required(options.out, "--out"), plugins=options.plugins)
 
 
+def visualize(arguments: Sequence[str]) -> None:
+    """Draw who in a folder of pictures looks most like the person in a box."""
+    at_test = flags_of(ModelConfig, TEST_TIME)
+    kind = command(
+        "Visualize",
+        "Draw a ranking list: the person in --box of the picture --query, and the people most like it in any folder "
+        "of pictures. Pictures that cannot be read are named and left out, and so is the query's own.",
+        [
+            ("model", CHECKPOINT, None),
+            ("query", described(Path | None, "picture with the person to find"), None),
+            ("box", described(str | None, "x1,y1,x2,y2: the person's corners, pixels of that picture"), None),
+            ("gallery", described(Path | None, "folder of pictures to search, with the folders in it"), None),
+            ("out", described(Path, "picture to write: .png or .jpg"), Path("ranking.png")),
+            ("top", described(int, "how many people to show"), 10),
+            ("whole_scenes", described(bool, "show whole pictures with the box instead of the person cut out"), False),
+            setting(EvaluationConfig, "search_threshold"),
+            setting(EvaluationConfig, "eval_batch_size"),
+            setting(TrainingConfig, "device"),
+            PLUGINS,
+            ("at_test", at_test, at_test()),
+        ],
+    )
+    options = parse_flags(kind, arguments, prog="person-search visualize")
+    config = with_settings(
+        Config(),
+        search_threshold=options.search_threshold,
+        eval_batch_size=options.eval_batch_size,
+        device=options.device,
+        plugins=options.plugins,
+    )
+    from person_search.commands import run_visualization
+
+    run_visualization(
+        required(options.model, "--model"),
+        required(options.query, "--query"),
+        required(options.box, "--box"),
+        required(options.gallery, "--gallery"),
+        options.out,
+        config,
+        overrides=settings_from(options, "at_test", given_only=True),
+        top=options.top,
+        whole_scenes=options.whole_scenes,
+    )
+
+
 def synth(arguments: Sequence[str]) -> None:
     """Make a synthetic dataset."""
     from person_search.synth.settings import SynthConfig
@@ -252,6 +299,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "score": score,
     "compare": compare,
     "info": info,
+    "visualize": visualize,
     "convert": convert,
     "synth": synth,
     "report": report,

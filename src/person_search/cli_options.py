@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from pydantic import BaseModel
 
 from person_search.config import Config, DataConfig, ModelConfig, TrainingConfig, load_config, with_settings
 from person_search.errors import UsageError
@@ -30,13 +31,15 @@ def described(kind: Any, text: str) -> Any:
     return Annotated[kind, tyro.conf.arg(help=text)]
 
 
+def setting(section: type[BaseModel], key: str) -> tuple[str, Any, Any]:
+    """One setting of a section as a flag with its own help and default."""
+    field = section.model_fields[key]
+    return key, described(field.annotation, field.description or ""), field.get_default()
+
+
 CONFIG = ("config", described(Path | None, "YAML file of settings; flags go on top"), None)
 CHECKPOINT = described(Path | None, "checkpoint file, or run folder (its best, else last, checkpoint)")
-PLUGINS = (
-    "plugins",
-    described(tuple[str, ...], DataConfig.model_fields["plugins"].description or ""),
-    (),
-)
+PLUGINS = setting(DataConfig, "plugins")
 JSON = ("json", described(Path | None, "write the results to this JSON file"), None)
 
 

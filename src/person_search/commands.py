@@ -31,6 +31,7 @@ from person_search.synth.settings import SynthConfig
 
 if TYPE_CHECKING:
     from person_search.models.person_search_model import PersonSearchModel
+    from person_search.visualize.folder_search import Found
 
 console = Console()
 messages = Console(stderr=True)
@@ -175,6 +176,67 @@ def run_conversion(file: Path, out: Path, *, plugins: Sequence[str]) -> None:
         f"{model.num_identities} identities",
         soft_wrap=True,
     )
+
+
+def run_visualization(
+    checkpoint: Path,
+    query: Path,
+    box: str,
+    gallery: Path,
+    out: Path,
+    config: Config,
+    *,
+    overrides: dict[str, Any],
+    top: int,
+    whole_scenes: bool,
+) -> None:
+    """Draw who in a folder of pictures looks most like the person in a box."""
+    from person_search.data.decode import read_image
+    from person_search.visualize import folder_search as search
+
+    if top < 1:
+        raise UsageError(f"--top {top}: expected at least 1")
+    search.check_picture_name(out)
+    corners = search.parse_box(box)
+    image = read_image(query)
+    search.check_inside(corners, image)
+    pictures = search.pictures_in(gallery, without=query)
+    model = load_for_test(checkpoint, config, overrides)
+    with progress_bar("searching") as progress:
+        ranking = search.search_folder(
+            model,
+            image,
+            corners,
+            pictures,
+            top=top,
+            score_threshold=config.evaluation.search_threshold,
+            batch_size=config.evaluation.eval_batch_size,
+            progress=progress,
+        )
+    for error in ranking.unreadable:
+        messages.print(f"warning: skipped: {error}", soft_wrap=True, highlight=False)
+    drawn = search.draw_ranking(image, corners, ranking, query_name=query.name, whole_scenes=whole_scenes)
+    search.write_picture(out, drawn)
+    console.print(hits_table(ranking.hits, gallery))
+    console.print(
+        f"wrote {out}: the {len(ranking.hits)} most similar of {ranking.people} people in "
+        f"{len(pictures) - len(ranking.unreadable)} pictures",
+        soft_wrap=True,
+    )
+
+
+def hits_table(hits: Sequence[Found], gallery: Path) -> Table:
+    """One row per hit: rank, similarity, picture, box."""
+    table = Table()
+    for heading in ("rank", "similarity", "score"):
+        table.add_column(heading, justify="right")
+    table.add_column("picture", overflow="fold")
+    table.add_column("box, pixels")
+    for rank, hit in enumerate(hits, start=1):
+        box = ",".join(f"{value:.0f}" for value in hit.box)
+        name = str(hit.path.relative_to(gallery))
+        table.add_row(str(rank), f"{hit.similarity:.3f}", f"{hit.score:.2f}", name, box)
+    return table
 
 
 def run_report(run_dir: Path, out: Path, *, max_queries: int) -> None:

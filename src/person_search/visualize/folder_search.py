@@ -1,0 +1,176 @@
+"""One search in any folder of pictures: who in there looks most like the person in a box."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from person_search.data.decode import UnreadableImageError, read_image
+from person_search.data.scene import Boxes
+from person_search.errors import DataError, UsageError
+from person_search.evaluation.writing import whole_file
+from person_search.models.person_search_model import PersonSearchModel
+from person_search.visualize.boxes import Image
+from person_search.visualize.ranking import Hit, ranking_list
+
+GALLERY_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+"""Files of a gallery folder that are taken for pictures."""
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+"""Files that can be drawn."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Found:
+    """A person in a picture of the gallery.
+
+    Attributes:
+        path: the picture.
+        box: (4,) float32 xyxy, pixels of the picture.
+        score: of the detection, 0..1.
+        similarity: to the query.
+    """
+
+    path: Path
+    box: Boxes
+    score: float
+    similarity: float
+
+
+@dataclass(eq=False, slots=True)
+class FolderRanking:
+    """The most similar people of a gallery, best first, how many were compared, and what could not be read."""
+
+    hits: list[Found] = field(default_factory=list)
+    people: int = 0
+    unreadable: list[DataError] = field(default_factory=list)
+
+
+def pictures_in(folder: Path, *, without: Path | None = None) -> list[Path]:
+    """The pictures in ``folder`` and the folders in it, by name; the file ``without`` is left out.
+
+    Raises DataError where there is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"the gallery '{folder}' is not a folder; give a folder of pictures")
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in GALLERY_SUFFIXES and path.is_file()]
+    if without is not None and without.exists():
+        found = [path for path in found if not path.samefile(without)]
+    if not found:
+        others = " besides the query's own" if without is not None else ""
+        raise DataError(f"no pictures in '{folder}'{others}; expected {', '.join(GALLERY_SUFFIXES)} files there")
+    return found
+
+
+def parse_box(text: str) -> Boxes:
+    """``"x1,y1,x2,y2"`` as (4,) float32. Raises UsageError for anything but four finite numbers in order."""
+    try:
+        box = np.array([float(part) for part in text.split(",")], np.float32)
+    except ValueError:
+        box = np.zeros(0, np.float32)
+    if box.shape != (4,) or not np.isfinite(box).all():
+        raise UsageError(f"--box {text}: expected x1,y1,x2,y2, pixels of the query's picture, such as 120,40,180,210")
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise UsageError(
+            f"--box {text}: expected x1,y1,x2,y2 with x1 < x2 and y1 < y2, corners and not width and height"
+        )
+    return box
+
+
+def check_inside(box: Boxes, image: Tensor) -> None:
+    """Raise UsageError unless some of ``box`` ((4,) xyxy) lies in the (3, H, W) ``image``."""
+    height, width = image.shape[1:]
+    if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+        given = ",".join(f"{value:g}" for value in box)
+        raise UsageError(f"--box {given} lies outside the query's picture, which is {width} x {height} pixels")
+
+
+def search_folder(
+    model: PersonSearchModel,
+    query: Tensor,
+    box: Boxes,
+    pictures: Sequence[Path],
+    *,
+    top: int,
+    score_threshold: float,
+    batch_size: int = 4,
+    progress: Callable[[int, int], None] | None = None,
+) -> FolderRanking:
+    """The ``top`` people of ``pictures`` most similar to the one in ``box`` of ``query``.
+
+    Args:
+        model: in evaluation mode, on the device to use.
+        query: (3, H, W) uint8 RGB.
+        box: (4,) xyxy, pixels of ``query``.
+        pictures: files; one that cannot be read is noted and left out.
+        top: hits kept, at least 1; equally similar ones in the order of the files.
+        score_threshold: detections below this score are left out.
+        batch_size: pictures in one pass.
+        progress: called with the pictures done and their number.
+
+    Raises DataError when no picture can be read, or nobody is found in any.
+    """
+    wanted = model.embed([query.to(model.device)], [torch.from_numpy(box)[None]])[0][0].double()
+    ranking = FolderRanking()
+    for start in range(0, len(pictures), batch_size):
+        paths, images = _readable(pictures[start : start + batch_size], ranking.unreadable)
+        detections = model([image.to(model.device) for image in images]) if images else []
+        for path, found in zip(paths, detections, strict=True):
+            similarities = (found.embeddings.double() @ wanted).cpu()
+            people = zip(found.boxes.cpu().numpy(), found.scores.tolist(), similarities.tolist(), strict=True)
+            kept = [Found(path, *person) for person in people if person[1] >= score_threshold]
+            ranking.people += len(kept)
+            ranking.hits = heapq.nsmallest(top, [*ranking.hits, *kept], key=lambda hit: -hit.similarity)
+        if progress:
+            progress(min(start + batch_size, len(pictures)), len(pictures))
+    if len(ranking.unreadable) == len(pictures):
+        raise DataError(f"none of {len(pictures)} pictures can be read; the first: {ranking.unreadable[0]}")
+    if not ranking.hits:
+        raise DataError(
+            f"nobody found in {len(pictures)} pictures at a score of {score_threshold:g}; lower --search-threshold"
+        )
+    return ranking
+
+
+def draw_ranking(query: Tensor, box: Boxes, ranking: FolderRanking, *, query_name: str, whole_scenes: bool) -> Image:
+    """The ranking list as (H, W, 3) uint8 RGB; nobody judges the hits, so their frames are grey."""
+    hits = [
+        Hit(_pixels(read_image(found.path)), found.box, found.similarity, None, found.path.name)
+        for found in ranking.hits
+    ]
+    return ranking_list(_pixels(query), box, hits, query_name=query_name, whole_scenes=whole_scenes)
+
+
+def check_picture_name(path: Path) -> None:
+    """Raise UsageError unless a picture can be written under this name."""
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise UsageError(f"--out {path}: expected a name that ends in {', '.join(PICTURE_SUFFIXES)}")
+
+
+def write_picture(path: Path, picture: Image) -> None:
+    """Write an (H, W, 3) uint8 RGB picture, whole or not at all. Raises DataError."""
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    with whole_file(path, "picture") as file:
+        file.write(data.tobytes())
+
+
+def _readable(paths: Sequence[Path], unreadable: list[DataError]) -> tuple[list[Path], list[Tensor]]:
+    kept, images = [], []
+    for path in paths:
+        try:
+            images.append(read_image(path))
+        except UnreadableImageError as error:
+            unreadable.append(error)
+        else:
+            kept.append(path)
+    return kept, images
+
+
+def _pixels(image: Tensor) -> Image:
+    return image.permute(1, 2, 0).numpy()
