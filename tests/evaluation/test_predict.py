@@ -93,6 +93,42 @@ def test_true_boxes_stand_for_detections(model, split: Split) -> None:
         )
 
 
+def test_context_matching_gets_the_people_beside_every_query(model, split: Split) -> None:
+    plain, found = (predict(model, split, config(eval_batch_size=1, cbgm=on)) for on in (False, True))
+    assert plain.query_offsets is None
+    found.validate()
+    for name in ("offsets", "boxes", "scores", "embeddings", "query_embeddings"):
+        np.testing.assert_allclose(getattr(found, name), getattr(plain, name), atol=1e-4)
+    assert found.query_offsets is not None
+    assert found.query_boxes is not None
+    assert found.query_scores is not None
+    assert found.query_context is not None
+    firsts = found.query_offsets[:-1]
+    np.testing.assert_array_equal(found.query_boxes[firsts], np.array([query.box for query in split.queries]))
+    np.testing.assert_array_equal(found.query_context[firsts], found.query_embeddings)
+    assert found.query_scores[firsts].tolist() == [1, 1, 1]
+    for number, query in enumerate(split.queries):
+        image = read_image(split.image_root / split.scenes[query.scene].name)
+        _, [[people]] = model.detect_with_context([image], [torch.from_numpy(query.box[None])])
+        rows = slice(found.query_offsets[number], found.query_offsets[number + 1])
+        assert len(people) == rows.stop - rows.start > 1
+        np.testing.assert_allclose(found.query_boxes[rows], people.boxes.numpy(), atol=1e-3)
+        np.testing.assert_allclose(found.query_context[rows], people.embeddings.numpy(), atol=1e-4)
+
+
+def test_true_boxes_beside_a_query_are_those_of_other_people(model, split: Split) -> None:
+    found = predict(model, split, config(use_gt_boxes=True, cbgm=True))
+    found.validate()
+    assert found.query_offsets is not None
+    assert found.query_boxes is not None
+    assert found.query_context is not None
+    assert np.diff(found.query_offsets).tolist() == [2, 1, 2]
+    first, second = split.scenes[2].boxes
+    np.testing.assert_array_equal(found.query_boxes, [second, first, split.scenes[0].boxes[0], first, second])
+    rows = found.offsets[2] + np.array([1, 0])
+    np.testing.assert_allclose(found.query_context[:2], found.embeddings[rows], atol=1e-5)
+
+
 def test_an_unreadable_image_is_an_error_with_its_path(model, split: Split) -> None:
     (split.image_root / "1.png").unlink()
     with pytest.raises(DataError, match=r"1\.png"):

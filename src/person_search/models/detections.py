@@ -44,6 +44,10 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def take(self, chosen: Tensor) -> Detections:
+        """Those of ``chosen``: row numbers, or (N,) bool."""
+        return Detections(self.boxes[chosen], self.scores[chosen], self.embeddings[chosen])
+
     def after(self, box: Tensor, embedding: Tensor) -> Detections:
         """A person of score 1 with this (4,) box and (D,) embedding, and then these."""
         return Detections(
