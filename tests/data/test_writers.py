@@ -103,6 +103,7 @@ def test_mot_files(tmp_path: Path) -> None:
         "imwidth": "100",
         "imheight": "80",
         "imext": ".jpg",
+        "sharedids": "true",
     }
     rows = np.loadtxt(tmp_path / "camera-02" / "gt" / "gt.txt", delimiter=",")
     assert rows[:, 0].tolist() == [1, 1, 2, 2, 3, 3, 3, 5]

@@ -115,7 +115,8 @@ class MotDataset(Dataset):
         own = np.array([query.scene for query in split.queries], dtype=np.int64)
         allowed = _far(times[own][:, None], sequences[own][:, None], times, sequences, self.config.mot_min_gap)
         protocol = every_other_scene(split, cross_camera=options.cross_camera, allowed=allowed)
-        return replace(protocol, name=f"at least {self.config.mot_min_gap:g} s apart")
+        cameras = ", cross-camera" if options.cross_camera else ""
+        return replace(protocol, name=f"at least {self.config.mot_min_gap:g} s apart{cameras}")
 
     def _folders(self) -> list[Path]:
         if not self.root.is_dir():

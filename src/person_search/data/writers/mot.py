@@ -19,7 +19,8 @@ def image_path(number: int, split: SplitName, camera: int, frame: int) -> str:
 def write(root: Path, scenes: Sequence[SceneRecord], min_visibility: float) -> None:
     """``gt/gt.txt`` and ``seqinfo.ini`` per camera.
 
-    Ids count from 1 and are -1 for people without identity; people too hidden get confidence 0 (a region to ignore).
+    Ids count from 1, are the same for every camera (``sharedIds``, which our loader reads) and -1 for people without
+    identity; people too hidden get confidence 0 (a region to ignore).
     """
     for camera in sorted({scene.camera for scene in scenes}):
         frames = sorted((scene for scene in scenes if scene.camera == camera), key=lambda scene: scene.frame)
@@ -35,6 +36,7 @@ def write(root: Path, scenes: Sequence[SceneRecord], min_visibility: float) -> N
             "imWidth": frames[0].width,
             "imHeight": frames[0].height,
             "imExt": ".jpg",
+            "sharedIds": "true",
         }
         lines = "".join(f"{key}={value}\n" for key, value in info.items())
         (folder / "seqinfo.ini").write_text(f"[Sequence]\n{lines}", encoding="utf-8")
