@@ -205,6 +205,19 @@ class TrainingConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to run")
     devices: AtLeastOne = Field(1, description="processes per machine, one per GPU (CPU: one per share of the cores)")
     nodes: AtLeastOne = Field(1, description="machines")
+    sync_batch_norm: bool = Field(False, description="normalise over the batches of all processes together; GPU only")
+    channels_last: bool = Field(
+        False, description="keep activations channels last: faster on recent GPUs in half precision, and on some CPUs"
+    )
+    compile: bool = Field(
+        False, description="compile trunk and top with torch.compile; the first steps take minutes, the others less"
+    )
+    checkpoint_trunk: bool = Field(
+        False, description="compute the trunk's activations again for the gradient instead of keeping them: less memory"
+    )
+    group_by_aspect_ratio: bool = Field(
+        False, description="make batches of images of like shape, so that less is padding; reads all headers once"
+    )
     checkpoint_every: AtLeastOne | None = Field(None, description="also write a checkpoint every this many steps")
     validate_every: Count = Field(1, description="epochs between validations; 0: never")
     validate_epochs: tuple[AtLeastOne, ...] | None = Field(

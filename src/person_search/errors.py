@@ -13,6 +13,8 @@ class PersonSearchError(Exception):
     """A run-time failure that the user can do something about. Exit code 1."""
 
     exit_code = 1
+    shown_elsewhere = False
+    """Another process of the same run raised this error too, and shows it."""
 
 
 class UsageError(PersonSearchError):

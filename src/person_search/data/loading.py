@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,36 +15,47 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from person_search.data.decode import UnreadableImageError, read_image
+from person_search.data.grouping import aspect_group, in_groups
 from person_search.data.scene import Boxes, Scene, Split
 from person_search.errors import DataError, UsageError
 from person_search.models.detections import Target
 
-Item = tuple[int, bool]
-"""Scene number, and whether it is shown mirrored."""
+
+class Item(NamedTuple):
+    """Scene number, whether it is shown mirrored, and the seed of the random choices made for it."""
+
+    scene: int
+    mirrored: bool
+    seed: int
 
 
 class Batch:
     """Images of any sizes, their targets and their scene numbers.
 
+    Images are as decoded until ``to`` mirrors those that are to be, where that is fastest; targets are mirrored.
     Not a dataclass: Fabric would look into one and cast the boxes in it to half precision.
     """
 
-    __slots__ = ("images", "scenes", "targets")
+    __slots__ = ("images", "mirror", "scenes", "targets")
 
-    def __init__(self, images: list[Tensor], targets: list[Target], scenes: list[int]):
+    def __init__(
+        self, images: list[Tensor], targets: list[Target], scenes: list[int], mirror: Sequence[bool] | None = None
+    ):
         self.images, self.targets, self.scenes = images, targets, scenes
+        self.mirror = list(mirror) if mirror is not None else [False] * len(images)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on ``device``."""
-        images = [image.to(device, non_blocking=True) for image in self.images]
+        """The same batch on ``device``, ready for a model."""
+        moved = [image.to(device, non_blocking=True) for image in self.images]
+        images = [image.flip(2) if mirror else image for image, mirror in zip(moved, self.mirror, strict=True)]
         return Batch(images, [target.to(device) for target in self.targets], self.scenes)
 
     def pin_memory(self) -> Batch:
         """The same batch with its images in page-locked memory, from where copies to a GPU overlap with work."""
-        return Batch([image.pin_memory() for image in self.images], self.targets, self.scenes)
+        return Batch([image.pin_memory() for image in self.images], self.targets, self.scenes, self.mirror)
 
 
 class TrainingOrder:
@@ -51,7 +63,8 @@ class TrainingOrder:
 
     One step of R processes with batch B and A accumulated batches shows the images of one process with batch
     R x B x A: their images are consecutive in the shuffled order, process by process. The last incomplete step is
-    dropped. Iterating gives this process's batches from the position set by ``start_at``.
+    dropped. Iterating gives this process's batches from the position set by ``start_at``. An image's seed depends on
+    the epoch and the image alone, so that what is drawn for it does not depend on how the work is shared.
 
     Args:
         scenes: scene numbers.
@@ -60,6 +73,8 @@ class TrainingOrder:
         accumulate: batches per step.
         seed: with the epoch's number, decides the order.
         rank, processes: which of how many processes this is.
+        aspect_ratios: width / height of the image of each of ``scenes``; given, the images of a step are of like
+            shape as far as possible, so that little is padded.
     """
 
     def __init__(
@@ -72,10 +87,11 @@ class TrainingOrder:
         seed: int = 0,
         rank: int = 0,
         processes: int = 1,
+        aspect_ratios: Sequence[float] | None = None,
     ):
-        self.items: list[Item] = [
-            (scene, mirrored) for scene in scenes for mirrored in ((False, True) if flip else (False,))
-        ]
+        both = (False, True) if flip else (False,)
+        self.items = [(scene, mirrored) for scene in scenes for mirrored in both]
+        self.groups = None if aspect_ratios is None else [aspect_group(r) for r in aspect_ratios for _ in both]
         self.batch_size, self.accumulate, self.seed = batch_size, accumulate, seed
         self.rank, self.processes = rank, processes
         self.images_per_step = batch_size * processes * accumulate
@@ -93,14 +109,17 @@ class TrainingOrder:
 
     def shuffled(self, epoch: int) -> NDArray[np.int64]:
         """Numbers of ``items`` in the order of ``epoch``."""
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
+        return order if self.groups is None else in_groups(order, self.groups, self.images_per_step)
 
     def __iter__(self) -> Iterator[list[Item]]:
         order = self.shuffled(self.epoch)
+        seeds = np.random.default_rng([self.seed, self.epoch, 1]).integers(2**62, size=len(self.items))
         together = self.batch_size * self.processes
         for start in range(self.first_step * self.images_per_step, self.steps * self.images_per_step, together):
             own = start + self.rank * self.batch_size
-            yield [self.items[number] for number in order[own : own + self.batch_size]]
+            shown = [(*self.items[number], int(seeds[number])) for number in order[own : own + self.batch_size]]
+            yield [Item(scene, mirrored, seed) for scene, mirrored, seed in shown]
 
     def __len__(self) -> int:
         """Batches from the position on, per process."""
@@ -108,21 +127,20 @@ class TrainingOrder:
 
 
 class TrainingScenes(TorchDataset[Any]):
-    """(image, target, scene number) of an ``Item``; an error is returned, not raised, to keep it whole on its way
-    out of a worker process."""
+    """(image as decoded, target, ``Item``) of an ``Item``; an error is returned, not raised, to keep it whole on its
+    way out of a worker process."""
 
     def __init__(self, split: Split):
         self.split = split
 
-    def __getitem__(self, item: Item) -> tuple[Tensor, Target, int] | DataError:
-        number, mirrored = item
-        scene = self.split.scenes[number]
+    def __getitem__(self, item: Item) -> tuple[Tensor, Target, Item] | DataError:
+        scene = self.split.scenes[item.scene]
         try:
             image = read_image(self.split.image_root / scene.name)
-            target = training_target(scene, image.shape[2], image.shape[1], mirrored=mirrored)
+            target = training_target(scene, image.shape[2], image.shape[1], mirrored=item.mirrored)
         except DataError as error:
             return error
-        return (image.flip(2) if mirrored else image), target, number
+        return image, replace(target, seed=item.seed), item
 
 
 class WholeScenes(TorchDataset[Any]):
@@ -240,7 +258,8 @@ def collate_training(samples: list[Any]) -> Batch | DataError:
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
-    return Batch([s[0] for s in samples], [s[1] for s in samples], [s[2] for s in samples])
+    images, targets, items = (list(part) for part in zip(*samples, strict=True))
+    return Batch(images, targets, [item.scene for item in items], [item.mirrored for item in items])
 
 
 def raise_errors(samples: Iterable[Any]) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from person_search.config import ModelConfig
 from person_search.models.box_heads import LightHead, box_loss, softmax_classification_loss
 from person_search.models.detections import Target
+from person_search.models.distributed import counted, total_of
 from person_search.models.embedding import Neck
 from person_search.models.person_search_model import PersonSearchModel, RoiScores
 from person_search.models.roi_sampling import SampledRois, pk_sample
@@ -82,14 +83,13 @@ class Baseline(PersonSearchModel):
 
     def _identify(self, features: Tensor, boxes: list[Tensor], labels: Tensor) -> Tensor:
         """Weighted re-ID loss, the mean over levels."""
-        self.metrics["reid_rois"] = torch.tensor(float(len(labels)))
-        if len(labels) < 2:
-            # Batch normalisation needs two rows. The other processes' table updates still count on this one.
-            rows = {level: features.new_zeros(0, size) for level, size in self.level_channels.items()}
-            labels = labels[:0]
-            necked = rows
-        else:
-            necked = self.neck(self.pool(self.align(features, boxes)))
+        self.metrics["reid_rois"] = counted(torch.tensor(len(labels)))
+        synchronised = any(isinstance(part, nn.SyncBatchNorm) for part in self.neck.modules())
+        if (total_of(len(labels), labels.device) if synchronised else len(labels)) < 2:
+            # Batch normalisation needs two rows. With none the same path is gone, for the other processes' sake:
+            # they wait for this one's gradients and normalisation, and their embeddings count in this one's tables.
+            boxes, labels = [box[:0] for box in boxes], labels[:0]
+        necked = self.neck(self.pool(self.align(features, boxes)))
         results = [self.reid_loss[level](x, labels) for level, x in necked.items()]
         self.metrics["identity_accuracy"] = torch.stack([accuracy for _, accuracy in results]).mean()
         return self.config.reid_loss_weight * torch.stack([loss for loss, _ in results]).mean()

@@ -1,14 +1,29 @@
-"""What a loss needs to know of the other processes, so that R processes of batch B equal one of batch R x B."""
+"""What processes that work together tell each other: counts, embeddings, results and errors.
+
+R processes of batch B are to equal one of batch R x B; with one process everything here is the identity.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from person_search.errors import PersonSearchError
 
 
 def processes() -> int:
-    """Number of processes that train together; 1 when not distributed."""
+    """Number of processes that work together; 1 when not distributed."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return distributed.get_rank() if processes() > 1 else 0
 
 
 def mean_count(count: Tensor) -> Tensor:
@@ -22,6 +37,20 @@ def mean_count(count: Tensor) -> Tensor:
     if world > 1:
         distributed.all_reduce(total)
     return total.clamp(min=1) / world
+
+
+def counted(count: Tensor) -> Tensor:
+    """``count`` as a metric: the mean over processes of what this returns is the sum of their counts."""
+    return count.detach().float() * processes()
+
+
+def total_of(number: int, device: torch.device) -> int:
+    """The sum of ``number`` over processes. Waits for the device when there are several."""
+    if processes() == 1:
+        return number
+    total = torch.tensor(number, device=device)
+    distributed.all_reduce(total)
+    return int(total)
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -38,3 +67,62 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(world)]
     distributed.all_gather(parts, padded)
     return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
+
+
+def everyones(own: Any) -> list[Any]:
+    """The objects of all processes, in rank order. All call this."""
+    world = processes()
+    if world == 1:
+        return [own]
+    gathered: list[Any] = [None] * world
+    distributed.all_gather_object(gathered, own)
+    return gathered
+
+
+def at_first(own: Any) -> list[Any] | None:
+    """``everyones`` for the first process alone, None in the others. All call this."""
+    world = processes()
+    if world == 1:
+        return [own]
+    gathered: list[Any] | None = [None] * world if rank() == 0 else None
+    distributed.gather_object(own, gathered)
+    return gathered
+
+
+def raise_together(error: PersonSearchError | None) -> None:
+    """Raise in every process when any has an error, so that none waits for one that gave up. All call this.
+
+    What is raised is the first one in rank order; only the first process is left to show it.
+    """
+    first = next((each for each in everyones(error) if each is not None), None)
+    if first is not None:
+        first.shown_elsewhere = rank() > 0
+        raise first
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Within the block a PersonSearchError in any process is raised at its end in all: see ``raise_together``."""
+    problem: PersonSearchError | None = None
+    try:
+        yield
+    except PersonSearchError as error:
+        problem = error
+    raise_together(problem)
+
+
+@torch.no_grad()
+def average_statistics(model: nn.Module) -> None:
+    """Make the running statistics of batch normalisation the mean over processes. All call this.
+
+    Each process has followed its own batches. The running mean is linear in what it followed, so it does not matter
+    when, or how often, this is done.
+    """
+    norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.training]
+    statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
+    world = processes()
+    if world == 1 or not statistics:
+        return
+    flat = torch.cat(statistics)
+    distributed.all_reduce(flat)
+    torch._foreach_copy_(statistics, list((flat / world).split([len(value) for value in statistics])))

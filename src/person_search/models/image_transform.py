@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from person_search.models.detections import Target
+from person_search.models.random_draws import Draw, generator_of
 
 STRIDE = 32
 """Batches are padded to a multiple of this."""
@@ -76,11 +77,14 @@ class ImageTransform(nn.Module):
         # The rounding guards against a product such as 599.9999999 for an exact fit.
         return tuple(max(1, math.floor(round(side * scale, 6))) for side in (height, width))  # type: ignore[return-value]
 
-    def forward(self, images: Sequence[Tensor]) -> ImageBatch:
-        """Batch a list of (3, H, W) RGB tensors, uint8 or float in 0..1. Raises ValueError for other shapes."""
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> ImageBatch:
+        """Batch a list of (3, H, W) RGB tensors, uint8 or float in 0..1. Raises ValueError for other shapes.
+
+        ``targets`` say with which random numbers the sizes of training images are drawn.
+        """
         device = self.mean.device
         resized, originals = [], []
-        for image in images:
+        for number, image in enumerate(images):
             if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
                 raise ValueError(f"expected a (3, H, W) RGB image, found shape {tuple(image.shape)}")
             originals.append((image.shape[1], image.shape[2]))
@@ -89,7 +93,7 @@ class ImageTransform(nn.Module):
             if self.flavour == "caffe":
                 pixels = pixels.flip(0) * 255
             pixels = (pixels - self.mean) / self.std
-            size = self.output_size(*originals[-1], self._draw_shorter_side())
+            size = self.output_size(*originals[-1], self._shorter_side(targets[number] if targets else None))
             if size != originals[-1]:
                 pixels = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
             resized.append(pixels)
@@ -100,15 +104,16 @@ class ImageTransform(nn.Module):
             row[:, : image.shape[1], : image.shape[2]] = image
         return ImageBatch(batch, sizes, originals)
 
-    def _draw_shorter_side(self) -> int:
-        if self.training and len(self.shorter_side) > 1:
-            return self.shorter_side[int(torch.randint(len(self.shorter_side), ()))]
-        return self.shorter_side[-1]
+    def _shorter_side(self, target: Target | None) -> int:
+        if not self.training or len(self.shorter_side) == 1:
+            return self.shorter_side[-1]
+        generator = None if target is None else generator_of(target, Draw.SIZE, torch.device("cpu"))
+        return self.shorter_side[int(torch.randint(len(self.shorter_side), (), generator=generator))]
 
     def targets_to_batch(self, targets: Sequence[Target], batch: ImageBatch) -> list[Target]:
         """Targets in pixels of the batch, on its device."""
         moved = [target.to(batch.tensors.device) for target in targets]
         return [
-            Target(batch.to_batch(target.boxes, i), target.person_ids, batch.to_batch(target.ignore, i))
+            replace(target, boxes=batch.to_batch(target.boxes, i), ignore=batch.to_batch(target.ignore, i))
             for i, target in enumerate(moved)
         ]

@@ -75,10 +75,13 @@ class OIMLoss(nn.Module):
 
 
 def labelled_cross_entropy(logits: Tensor, labels: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and top-1 accuracy over the rows of ``labelled``, divided by their number in all processes."""
+    """Cross-entropy and top-1 accuracy over the rows of ``labelled``, divided by their number in all processes.
+
+    The mean of each over processes is the mean over all rows of all processes.
+    """
     classes = labels.clamp(min=0)
     losses = F.cross_entropy(logits, classes, reduction="none")
     count = mean_count(labelled.sum())
     loss = torch.where(labelled, losses, 0.0).sum() / count
     correct = (logits.detach().argmax(1) == classes) & labelled
-    return loss, correct.sum() / labelled.sum().clamp(min=1)
+    return loss, correct.sum() / count

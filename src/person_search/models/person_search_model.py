@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import roi_align
 
@@ -17,6 +18,7 @@ from person_search.errors import UsageError
 from person_search.models.backbones import ARCHITECTURES, STRIDE, Top, Trunk, load_backbone_weights
 from person_search.models.box_heads import ROI_SIZE, KeptBoxes, candidates, keep_beside, keep_best
 from person_search.models.detections import Detections, Target
+from person_search.models.distributed import counted
 from person_search.models.image_transform import ImageBatch, ImageTransform
 from person_search.models.roi_sampling import BOX_CLAMP, DetectionSampler, SampledRois
 from person_search.models.rpn import RPN
@@ -111,7 +113,7 @@ class PersonSearchModel(nn.Module, abc.ABC):
             return self.detect_and_embed(images, None)[0]
         if targets is None or len(targets) != len(images):
             raise ValueError("training mode needs one target per image; call .eval() to detect")
-        batch = self.transform(images)
+        batch = self.transform(images, targets)
         moved = self.transform.targets_to_batch(targets, batch)
         features = self.trunk(batch.tensors)
         proposals, _, losses = self.rpn.propose(batch, features, moved)
@@ -211,10 +213,10 @@ class PersonSearchModel(nn.Module, abc.ABC):
         return roi_align(features, boxes, ROI_SIZE, 1 / STRIDE, sampling_ratio=0, aligned=False)
 
     def pool(self, aligned: Tensor) -> dict[str, Tensor]:
-        """Run the top on (R, C4, 14, 7) and max-pool each level: {level: (R, C)}."""
-        levels = {"C5": self.top(aligned).amax((2, 3)) if len(aligned) else aligned.new_zeros(0, self.top.channels)}
+        """Run the top on (R, C4, 14, 7) and max-pool each level: {level: (R, C)}; R may be 0."""
+        levels = {"C5": self.top(aligned).amax((2, 3))}
         if "C4" in self.config.levels:
-            levels["C4"] = aligned.amax((2, 3)) if len(aligned) else aligned.new_zeros(0, self.trunk.channels)
+            levels["C4"] = aligned.amax((2, 3))
         return levels
 
     def train(self, mode: bool = True) -> PersonSearchModel:
@@ -277,11 +279,11 @@ class PersonSearchModel(nn.Module, abc.ABC):
     def _note_samples(self, batch: ImageBatch, sampled: list[SampledRois]) -> None:
         people = torch.stack([rois.is_person.sum() for rois in sampled]).sum()
         total = sum(len(rois.labels) for rois in sampled)
-        self.metrics = {"rois_foreground": people, "rois_background": total - people}
+        self.metrics = {"rois_foreground": counted(people), "rois_background": counted(total - people)}
         if self.keep_samples:
             self.samples = [(batch.to_original(rois.boxes, i), rois.labels) for i, rois in enumerate(sampled)]
 
 
-def trunk_norms(trunk: Trunk) -> list[nn.BatchNorm2d]:
+def trunk_norms(trunk: Trunk) -> list[_BatchNorm]:
     """The trunk's batch normalisations."""
-    return [part for part in trunk.modules() if isinstance(part, nn.BatchNorm2d)]
+    return [part for part in trunk.modules() if isinstance(part, _BatchNorm)]

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_area, box_iou
 
 from person_search.config import ModelConfig
 from person_search.models.detections import Target
+from person_search.models.random_draws import Draw, choose, generator_of
 
 BACKGROUND = -2
 """Label of a RoI without a person; -1 is a person without identity."""
@@ -55,7 +56,7 @@ class DetectionSampler:
 
     def __init__(self, config: ModelConfig, box_coder: BoxCoder):
         self.fg_iou = config.roi_fg_iou
-        self.sampler = BalancedPositiveNegativeSampler(config.roi_batch_per_image, config.roi_positive_share)
+        self.number, self.positive_share = config.roi_batch_per_image, config.roi_positive_share
         self.box_coder = box_coder
 
     def __call__(self, proposals: list[Tensor], targets: list[Target]) -> list[SampledRois]:
@@ -73,8 +74,8 @@ class DetectionSampler:
             matched = target.boxes[owner]
         kinds = (labels > BACKGROUND).long()
         kinds[(kinds == 0) & on_ignored(boxes, target.ignore)] = -1
-        positive, negative = self.sampler([kinds])
-        rows = torch.where(positive[0] | negative[0])[0]
+        generator = generator_of(target, Draw.ROIS, boxes.device)
+        rows = torch.where(choose(kinds, self.number, self.positive_share, generator))[0]
         return SampledRois(boxes[rows], labels[rows], self.box_coder.encode_single(matched[rows], boxes[rows]))
 
 

@@ -15,6 +15,7 @@ from person_search.config import ModelConfig
 from person_search.models.detections import Target
 from person_search.models.distributed import mean_count
 from person_search.models.image_transform import ImageBatch
+from person_search.models.random_draws import Draw, choose, generator_of
 from person_search.models.roi_sampling import BOX_CLAMP, on_ignored
 
 
@@ -81,6 +82,7 @@ class RPN(RegionProposalNetwork):
         labels, matched = self.assign_targets_to_anchors(anchors, [{"boxes": target.boxes} for target in targets])
         for label, anchor, target in zip(labels, anchors, targets, strict=True):
             label[(label == 0) & on_ignored(anchor, target.ignore)] = -1
+        self._sample(labels, targets)
         objectness, box = self.compute_loss(flat_logits, flat_deltas, labels, self.box_coder.encode(matched, anchors))
         return boxes, scores, {"rpn_objectness": objectness, "rpn_box": box}
 
@@ -102,6 +104,13 @@ class RPN(RegionProposalNetwork):
             scores.append(image_logits[keep])
         return boxes, scores
 
+    def _sample(self, labels: list[Tensor], targets: list[Target]) -> None:
+        """Leave the label of the anchors that are to train, and make that of all others -1."""
+        sampler = self.fg_bg_sampler
+        for label, target in zip(labels, targets, strict=True):
+            generator = generator_of(target, Draw.ANCHORS, label.device)
+            label[~choose(label, sampler.batch_size_per_image, sampler.positive_fraction, generator)] = -1
+
     def compute_loss(
         self,
         objectness: Tensor,
@@ -109,12 +118,13 @@ class RPN(RegionProposalNetwork):
         labels: list[Tensor],
         regression_targets: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy, mean over sampled anchors; L1, sum over positives / number sampled."""
-        positive_masks, negative_masks = self.fg_bg_sampler(labels)
-        positive, negative = torch.cat(positive_masks) > 0, torch.cat(negative_masks) > 0
-        sampled = positive | negative
-        count = mean_count(sampled.sum())
+        """Binary cross-entropy, mean over sampled anchors; L1, sum over positives / number sampled.
+
+        ``labels``, per image: 1 a person, 0 background, -1 not sampled.
+        """
         wanted = torch.cat(labels)
+        sampled, positive = wanted >= 0, wanted > 0
+        count = mean_count(sampled.sum())
         objectness_loss = (
             F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], wanted[sampled], reduction="sum") / count
         )

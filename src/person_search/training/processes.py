@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,11 +12,23 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import (
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
 
 from person_search.config import TrainingConfig
 from person_search.errors import PersonSearchError, UsageError
+from person_search.training.companions import start_companions
+
+SAME_WISH = 2.0
+"""Seconds within which a second signal repeats the first: torchrun passes on the Ctrl-C that its processes had too."""
+
+LAUNCHERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
 
 
 class InterruptedRunError(PersonSearchError):
@@ -32,10 +45,30 @@ def device_kind(config: TrainingConfig) -> str:
     kind = "cuda" if available and config.device != "cpu" else "cpu"
     if kind == "cpu" and config.precision == "16":
         raise UsageError("precision '16' (float16) needs a GPU; use --precision bf16 or 32 on the CPU")
-    devices, _ = process_counts(config)
-    if kind == "cuda" and devices > torch.cuda.device_count():
-        raise UsageError(f"{devices} devices were asked for, this machine has {torch.cuda.device_count()}; use fewer")
+    if kind == "cpu" and config.sync_batch_norm:
+        raise UsageError("--sync-batch-norm needs GPUs; leave it out on the CPU")
+    devices, nodes = process_counts(config)
+    there = torch.cuda.device_count() if kind == "cuda" else cores()
+    if devices > there and (kind == "cuda" or not started_by_launcher()):
+        what = "GPUs" if kind == "cuda" else "CPU cores"
+        raise UsageError(f"{devices} devices were asked for, this machine has {there} {what}; use fewer")
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+    if nodes > 1 and missing and not started_by_launcher():
+        raise UsageError(
+            f"{nodes} nodes were asked for, but {', '.join(missing)} is not set; start with torchrun or SLURM, or set "
+            "the first machine's address, a free port on it, and each machine's own number from 0"
+        )
     return kind
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def started_by_launcher() -> bool:
+    """Whether torchrun, SLURM, LSF or MPI started this process, and the others too."""
+    return any(launcher.detect() for launcher in LAUNCHERS)
 
 
 def process_counts(config: TrainingConfig) -> tuple[int, int]:
@@ -47,7 +80,10 @@ def process_counts(config: TrainingConfig) -> tuple[int, int]:
 
 
 def start_fabric(config: TrainingConfig) -> tuple[Any, torch.amp.GradScaler | None]:
-    """A launched Fabric and the loss scaler of float16 (else None). Raises UsageError before any process starts."""
+    """A launched Fabric and the loss scaler of float16 (else None). Raises UsageError before any process starts.
+
+    Other processes of this machine are started unless a launcher did; they run this program from its beginning.
+    """
     kind = device_kind(config)
     devices, nodes = process_counts(config)
     scaler = None
@@ -58,8 +94,11 @@ def start_fabric(config: TrainingConfig) -> tuple[Any, torch.amp.GradScaler | No
     elif config.precision == "bf16":
         options = {"precision": "bf16-mixed"}
     if devices * nodes > 1:
-        # A process whose images hold nobody with an identity has no gradient for some parameters.
-        options["strategy"] = DDPStrategy(find_unused_parameters=True)
+        # Every parameter gets a gradient in every step, if only zeros, so DDP need not search for those that do not.
+        # Tables are the same everywhere and running statistics are averaged where they are used: none is broadcast.
+        options["strategy"] = DDPStrategy(broadcast_buffers=False)
+        if not started_by_launcher():
+            start_companions(devices, nodes)
     fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, **options)
     fabric.launch()
     return fabric, scaler
@@ -69,13 +108,20 @@ class StopRequest:
     """Whether Ctrl-C or SIGTERM came. The first asks to stop after the step; a second one stops at once."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self._since: float | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether to stop after the step."""
+        return self._since is not None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Signal handler."""
-        if self.wanted:
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+        elif now - self._since > SAME_WISH or not started_by_launcher():
             raise KeyboardInterrupt
-        self.wanted = True
 
 
 @contextmanager
@@ -108,12 +154,3 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def everyones(fabric: Any, own: Any) -> list[Any]:
-    """The objects of all processes, in rank order."""
-    if fabric.world_size == 1:
-        return [own]
-    gathered: list[Any] = [None] * fabric.world_size
-    torch.distributed.all_gather_object(gathered, own)
-    return gathered

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from person_search.config import Config, to_yaml
+from person_search.data.image_sizes import aspect_ratios
 from person_search.data.loading import unreadable_scenes
 from person_search.data.scene import Split
-from person_search.errors import DataError, PersonSearchError, UsageError
+from person_search.errors import CheckpointError, DataError, PersonSearchError, UsageError
+from person_search.models.distributed import everyones
 from person_search.training.checkpoints import Checkpoint, newest_checkpoint
 from person_search.training.curves import METRICS
 from person_search.training.files import replace_text
 
 log = logging.getLogger(__name__)
 
-UNREADABLE = "unreadable.txt"
+UNREADABLE, ASPECT_RATIOS = "unreadable.txt", "aspect_ratios.json"
 
 
 @dataclass
@@ -66,6 +69,16 @@ def open_run(run_dir: Path, *, resume: bool) -> tuple[Path, Checkpoint] | None:
     return newest
 
 
+def agree_on_start(start: tuple[Path, Checkpoint] | None) -> None:
+    """Raise CheckpointError when the processes do not all continue from the same checkpoint. All call this."""
+    own = None if start is None else (start[0].name, start[1].training)
+    step = None if own is None or own[1] is None else (own[0], own[1].get("position", {}).get("step"))
+    if len(set(everyones(step))) > 1:
+        raise CheckpointError(
+            "the machines do not find the same checkpoint in the run folder; put --run-dir on a disk that they share"
+        )
+
+
 def write_config(run_dir: Path, config: Config) -> None:
     """Create the folder and write the effective config into it. Raises PersonSearchError when that is impossible."""
     try:
@@ -99,6 +112,27 @@ def note_unreadable(
     for error in bad.values():
         log.warning("left out of training: %s", error)
     replace_text(path, "".join(f"{split.scenes[number].name}\n" for number in bad))
+
+
+def note_aspect_ratios(run_dir: Path, split: Split, scenes: list[int]) -> None:
+    """Write width / height of the training images into the run folder, once. Raises DataError for an unreadable one."""
+    path = run_dir / ASPECT_RATIOS
+    if path.exists():
+        return
+    ratios = aspect_ratios(split, scenes)
+    names = [split.scenes[number].name for number in scenes]
+    replace_text(path, json.dumps(dict(zip(names, ratios, strict=True))))
+
+
+def noted_aspect_ratios(run_dir: Path, split: Split, scenes: list[int]) -> list[float]:
+    """Width / height of the images of ``scenes``, as noted when the run began. Raises DataError for other scenes."""
+    noted = json.loads((run_dir / ASPECT_RATIOS).read_text(encoding="utf-8"))
+    try:
+        return [noted[split.scenes[number].name] for number in scenes]
+    except KeyError as missing:
+        raise DataError(
+            f"'{run_dir / ASPECT_RATIOS}' knows nothing of image {missing}; delete the file if the data has changed"
+        ) from None
 
 
 def scenes_to_train_on(run_dir: Path, split: Split) -> list[int]:

@@ -18,7 +18,9 @@ from person_search.data.catalogue import open_dataset
 from person_search.data.loading import Batch, TrainingOrder, raise_errors, training_batches
 from person_search.data.scene import Dataset, Split
 from person_search.errors import CheckpointError, DataError
+from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
+from person_search.models.distributed import average_statistics, everyones, raise_together, together
 from person_search.models.loading import find_checkpoint, open_checkpoint
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.training.checkpoints import (
@@ -30,6 +32,7 @@ from person_search.training.checkpoints import (
     save_checkpoint,
     start_from,
 )
+from person_search.training.companions import losses_named
 from person_search.training.curves import Curves, RunningMeans
 from person_search.training.optimizers import build_optimizers, restore_optimizer, set_learning_rates
 from person_search.training.pictures import proposals_beside_truth
@@ -37,7 +40,6 @@ from person_search.training.processes import (
     InterruptedRunError,
     StopRequest,
     device_kind,
-    everyones,
     random_state,
     set_random_state,
     start_fabric,
@@ -46,7 +48,10 @@ from person_search.training.processes import (
 from person_search.training.progress import RunProgress
 from person_search.training.run_folder import (
     Position,
+    agree_on_start,
+    note_aspect_ratios,
     note_unreadable,
+    noted_aspect_ratios,
     open_run,
     scenes_to_train_on,
     write_config,
@@ -96,12 +101,29 @@ def train(
     dataset = dataset or open_dataset(config.data.dataset, config.data.data_root, config.data)
     split, validation = training_and_validation(dataset, config)
     fabric, scaler = start_fabric(config.training)
-    fabric.barrier()
-    if fabric.is_global_zero:
-        write_config(run_dir, config)
-        if config.data.skip_unreadable:
-            note_unreadable(run_dir, split, config.data.workers)
-    fabric.barrier()
+    with losses_named():
+        with together():
+            agree_on_start(start)
+            if fabric.is_global_zero:
+                write_config(run_dir, config)
+                if config.data.skip_unreadable:
+                    note_unreadable(run_dir, split, config.data.workers)
+                if config.training.group_by_aspect_ratio:
+                    note_aspect_ratios(run_dir, split, scenes_to_train_on(run_dir, split))
+        with together():
+            run = _prepare(config, fabric, scaler, split, validation, start)
+        return run.fit(show_progress=show_progress and fabric.is_global_zero)
+
+
+def _prepare(
+    config: Config,
+    fabric: Any,
+    scaler: torch.amp.GradScaler | None,
+    split: Split,
+    validation: Validation | None,
+    start: tuple[Path, Checkpoint] | None,
+) -> Run:
+    """The run at its start, or where ``start`` left it."""
     torch.manual_seed(config.training.seed)
     first = config.training.init_from if start is None else None
     load_weights = start is None and first is None
@@ -109,10 +131,11 @@ def train(
     if first is not None:
         path = find_checkpoint(first)
         start_from(model, open_checkpoint(path), path)
+    accelerate(model, config.training)
     run = Run(config, fabric, scaler, model, split, validation)
     if start is not None:
         run.restore(*start)
-    return run.fit(show_progress=show_progress and fabric.is_global_zero)
+    return run
 
 
 class Run:
@@ -130,14 +153,18 @@ class Run:
         self.config, self.fabric, self.scaler, self.model = config, fabric, scaler, model
         self.validation = validation
         settings = config.training
+        scenes = scenes_to_train_on(settings.run_dir, split)
         self.order = TrainingOrder(
-            scenes_to_train_on(settings.run_dir, split),
+            scenes,
             flip=settings.flip,
             batch_size=settings.batch_size,
             accumulate=settings.accumulate,
             seed=settings.seed,
             rank=fabric.global_rank,
             processes=fabric.world_size,
+            aspect_ratios=noted_aspect_ratios(settings.run_dir, split, scenes)
+            if settings.group_by_aspect_ratio
+            else None,
         )
         self.loader = training_batches(split, self.order, workers=config.data.workers, pin=fabric.device.type == "cuda")
         self.optimizers = build_optimizers(model, settings)
@@ -150,7 +177,7 @@ class Run:
         self.means = RunningMeans()
         whole = settings.max_epochs * self.order.steps
         self.total_steps = whole if settings.max_steps is None else min(whole, settings.max_steps)
-        # Processes sample different proposals; which weights they start from is the same.
+        # What a plug-in draws for its images, processes draw differently; the weights they start from are the same.
         torch.manual_seed(settings.seed + fabric.global_rank)
         self.randomness = random_state(fabric.device)
 
@@ -200,7 +227,7 @@ class Run:
             progress.step(self.position.step, f"loss {result.loss:.3f}")
             if result.stop:
                 self._save(LAST)
-                raise self._interruption()
+                raise_together(self._interruption())
             if self.position.step >= self.total_steps:
                 break
             every = self.config.training.checkpoint_every
@@ -226,7 +253,8 @@ class Run:
         position.seconds += time.perf_counter() - began
         if result.skipped:
             position.skipped += 1
-            log.warning(
+            log.log(
+                logging.WARNING if self.fabric.is_global_zero else logging.DEBUG,
                 "step %d: the %s is not finite; the batch was skipped (%d so far)",
                 position.step,
                 "gradient" if math.isfinite(result.loss) else "loss",
@@ -258,16 +286,14 @@ class Run:
             return
         if not self._validation_is_due():
             return
-        metrics = None
-        if self.fabric.is_global_zero:
 
-            def show(done: int, total: int) -> None:
-                progress.aside("validation", done, total)
-                if stop.wanted:
-                    raise self._interruption()
+        def show(done: int, total: int) -> None:
+            progress.aside("validation", done, total)
+            if stop.wanted:
+                raise self._interruption()
 
-            metrics = self.validation.run(self.model, self.config, progress=show)
-        metrics = self.fabric.broadcast(metrics)
+        average_statistics(self.model)
+        metrics = self.validation.run(self.model, self.config, progress=show)
         position.validated = position.step
         result = rank_of(metrics)
         if result > (-math.inf if position.best is None else position.best):
@@ -289,7 +315,8 @@ class Run:
         return epoch % settings.validate_every == 0
 
     def _show_proposals(self, curves: Curves, batch: Batch) -> None:
-        samples = zip(batch.images, batch.targets, self.model.samples, strict=True)
+        shown = batch.to("cpu")
+        samples = zip(shown.images, shown.targets, self.model.samples, strict=True)
         for number, (image, target, (boxes, labels)) in enumerate(islice(samples, PICTURES)):
             picture = proposals_beside_truth(image, target, boxes, labels)
             curves.add_picture(f"proposals/{number + 1}", picture, step=self.position.step)
@@ -306,12 +333,13 @@ class Run:
 
     def _save(self, name: str, *, for_use: bool = False) -> None:
         """Write a checkpoint: to resume from, or ``for_use``, with the model alone. All processes call this."""
-        randomness = everyones(self.fabric, random_state(self.fabric.device))
-        if self.fabric.is_global_zero:
-            training = None if for_use else self._training_state(randomness)
-            contents = Checkpoint(self.model.config, self.model.num_identities, self.model.state_dict(), training)
-            save_checkpoint(self.config.training.run_dir / name, contents)
-        self.fabric.barrier()
+        average_statistics(self.model)
+        randomness = everyones(random_state(self.fabric.device))
+        with together():
+            if self.fabric.is_global_zero:
+                training = None if for_use else self._training_state(randomness)
+                contents = Checkpoint(self.model.config, self.model.num_identities, self.model.state_dict(), training)
+                save_checkpoint(self.config.training.run_dir / name, contents)
 
     def _training_state(self, randomness: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
         return {

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from person_search.config import Config
+from person_search.config import Config, EvaluationConfig
 from person_search.data.catalogue import holdout_validation
 from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split, every_other_scene
 from person_search.errors import UsageError
 from person_search.evaluation.predict import predict
+from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.results import score
+from person_search.models.distributed import everyones, together
 from person_search.models.person_search_model import PersonSearchModel
 
 
@@ -23,11 +25,21 @@ class Validation:
     def run(
         self, model: PersonSearchModel, config: Config, *, progress: Callable[[int, int], None] | None = None
     ) -> dict[str, float]:
-        """``val/map``, ``val/top1``, ``val/detection_ap``, ``val/detection_recall``, fractions; nan where undefined."""
+        """``val/map``, ``val/top1``, ``val/detection_ap``, ``val/detection_recall``, fractions; nan where undefined.
+
+        Processes share the scenes; all call this and get the same.
+        """
         # What is compared from epoch to epoch is the model alone, whatever the final evaluation adds.
         plain = config.evaluation.model_copy(update={"cbgm": False, "use_gt_boxes": False})
         predictions = predict(model, self.split, config.model_copy(update={"evaluation": plain}), progress=progress)
-        results = score(predictions, self.split, [self.protocol] if self.split.queries else [], plain)
+        metrics: dict[str, float] = {}
+        with together():
+            if predictions is not None:
+                metrics = self._metrics(predictions, plain)
+        return everyones(metrics)[0]
+
+    def _metrics(self, predictions: Predictions, settings: EvaluationConfig) -> dict[str, float]:
+        results = score(predictions, self.split, [self.protocol] if self.split.queries else [], settings)
         search = results.search[0] if results.search else None
         metrics = {
             "val/map": search.map if search else None,
