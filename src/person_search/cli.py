@@ -336,7 +336,8 @@ def run(arguments: Sequence[str], execute: Callable[[Sequence[str]], None]) -> i
     except PersonSearchError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        if not error.shown_elsewhere:
+            print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("error: stopped", file=sys.stderr)

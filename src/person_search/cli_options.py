@@ -52,7 +52,7 @@ def sections_of(config: Config, *names: str) -> list[tuple[str, Any, Any]]:
 def running_sections(config: Config) -> list[tuple[str, Any, Any]]:
     """Flags for running a trained model: data, evaluation, device, and what may differ from training."""
     at_test = flags_of(ModelConfig, TEST_TIME)
-    running = flags_of(TrainingConfig, ("device", "precision"))
+    running = flags_of(TrainingConfig, ("device", "devices", "nodes", "precision", "channels_last", "compile"))
     return [*sections_of(config, "data", "evaluation"), ("model", at_test, at_test()), ("training", running, running())]
 
 
@@ -68,14 +68,16 @@ def settings_from(options: Any, *sections: str, given_only: bool = False) -> dic
 def base_config(arguments: Sequence[str], beside: str | None = None) -> tuple[Config, list[str]]:
     """The config that flags go on top of: ``--config``, else the one beside the checkpoint, else the defaults."""
     path, rest = take_option(arguments, "--config")
-    if path is not None:
-        return load_config(Path(path)), rest
-    checkpoint = take_option(arguments, beside)[0] if beside else None
-    if checkpoint is not None:
+    if beside is None:
+        return Config() if path is None else load_config(Path(path)), rest
+    checkpoint = take_option(arguments, beside)[0]
+    if path is None and checkpoint is not None:
         folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
         if (folder / "config.yaml").is_file():
-            return load_config(folder / "config.yaml"), rest
-    return Config(), rest
+            path = str(folder / "config.yaml")
+    # What a training was spread over says nothing of the machine that its model runs on.
+    alone = {"devices": 1, "nodes": 1, "sync_batch_norm": False, "compile": False}
+    return with_settings(Config() if path is None else load_config(Path(path)), **alone), rest
 
 
 def running_config(base: Config, options: Any) -> Config:

@@ -42,9 +42,12 @@ def run_training(config: Config, *, resume: bool) -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=messages, show_path=False)]
     )
+    from person_search.models.distributed import rank
     from person_search.training.trainer import train
 
     outcome = train(config, resume=resume)
+    if rank() > 0:
+        return
     best = f", best checkpoint {outcome.best}" if outcome.best else ""
     result = f" (validation {percent(outcome.best_result)} %)" if outcome.best and outcome.best_result else ""
     skipped = f"; {outcome.skipped} steps skipped as not finite" if outcome.skipped else ""
@@ -61,6 +64,8 @@ def run_prediction(checkpoint: Path, config: Config, *, overrides: dict[str, Any
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
     split = test_split(dataset, split_name)
     predictions = predictions_of(model, split, config)
+    if predictions is None:
+        return
     predictions.save(out)
     console.print(
         f"wrote {len(predictions)} detections in {len(split.scenes)} scenes and {len(split.queries)} queries to {out}",
@@ -99,12 +104,16 @@ def run_evaluation(
     protocols = protocols_of(dataset, split, config)
     folder = out or (checkpoint if checkpoint.is_dir() else checkpoint.parent) / EVALUATION
     predictions = predictions_of(model, split, config)
-    predictions.save(folder / PREDICTIONS)
+    if predictions is not None:
+        predictions.save(folder / PREDICTIONS)
+    untrained = untrained_predictions(model, split, config) if references else None
+    if predictions is None:
+        return
     results = score(predictions, split, protocols, config.evaluation)
     write_results(results, folder / RESULTS)
     with whole_file(folder / "config.yaml", "settings") as file:
         file.write(to_yaml(config).encode())
-    others = reference_results(model, split, protocols, config) if references else []
+    others = [] if untrained is None else reference_results(untrained, split, protocols, config)
     write_references(folder, others)
     console.print(metrics_table([("trained model", results), *others]))
     console.print(f"wrote {folder / PREDICTIONS} and {folder / RESULTS}", soft_wrap=True)
@@ -265,25 +274,29 @@ def protocols_of(dataset: Dataset, split: Split, config: Config) -> list[Protoco
 
 def load_for_test(checkpoint: Path, config: Config, overrides: dict[str, Any]) -> PersonSearchModel:
     """The model of a checkpoint on the device of ``config``."""
+    from person_search.models.acceleration import accelerate
     from person_search.models.loading import load_model
-    from person_search.training.processes import device_kind
+    from person_search.training.processes import start_for_test
 
     import_modules(config.data.plugins)
-    return load_model(checkpoint, device=device_kind(config.training), **overrides)
+    device = start_for_test(config.training)
+    model = load_model(checkpoint, device=device, **overrides)
+    accelerate(model, config.training)
+    return model
 
 
-def predictions_of(model: PersonSearchModel, split: Split, config: Config) -> Predictions:
-    """Run ``model`` over ``split``, showing progress."""
+def predictions_of(model: PersonSearchModel, split: Split, config: Config) -> Predictions | None:
+    """Run ``model`` over ``split``, showing progress. Processes share the work; all but the first get None."""
     from person_search.evaluation.predict import predict
+    from person_search.models.distributed import rank
+    from person_search.training.companions import losses_named
 
-    with progress_bar("detecting") as progress:
+    with losses_named(), progress_bar("detecting", shown=rank() == 0) as progress:
         return predict(model, split, config, progress=progress)
 
 
-def reference_results(
-    model: PersonSearchModel, split: Split, protocols: list[Protocol], config: Config
-) -> list[tuple[str, Results]]:
-    """What search gives on true boxes without training, and by chance: what the numbers are to be seen against."""
+def untrained_predictions(model: PersonSearchModel, split: Split, config: Config) -> Predictions | None:
+    """The embeddings that ``model`` without training gives the true boxes."""
     import torch
 
     from person_search.models.building import build_model
@@ -292,15 +305,22 @@ def reference_results(
     untrained = build_model(model.config, model.num_identities, load_weights=False).to(model.device)
     true_boxes = config.evaluation.model_copy(update={"use_gt_boxes": True, "cbgm": False})
     on_true_boxes = config.model_copy(update={"evaluation": true_boxes})
-    predictions = predictions_of(untrained, split, on_true_boxes)
+    return predictions_of(untrained, split, on_true_boxes)
+
+
+def reference_results(
+    untrained: Predictions, split: Split, protocols: list[Protocol], config: Config
+) -> list[tuple[str, Results]]:
+    """Search on true boxes without training, and by chance: what the numbers are to be seen against."""
+    true_boxes = config.evaluation.model_copy(update={"use_gt_boxes": True, "cbgm": False})
     return [
-        ("untrained model, true boxes", score(predictions, split, protocols, true_boxes)),
+        ("untrained model, true boxes", score(untrained, split, protocols, true_boxes)),
         ("random ranking, true boxes", random_ranking(split, protocols, config.evaluation, seed=config.training.seed)),
     ]
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """A bar with the time left; yields what to call with (done, total)."""
     columns = (
         TextColumn("{task.description}"),
@@ -309,6 +329,6 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=messages) as progress:
+    with Progress(*columns, console=messages, disable=not shown) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -16,6 +16,7 @@ from person_search.data.scene import Ints, Query, Scene, Split, as_boxes
 from person_search.evaluation.overlaps import offsets_of
 from person_search.evaluation.predictions import Predictions
 from person_search.models.detections import Detections
+from person_search.models.distributed import at_first, processes, rank, together
 from person_search.models.person_search_model import PersonSearchModel
 
 
@@ -26,8 +27,11 @@ def predict(
     config: Config,
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> Predictions:
+) -> Predictions | None:
     """Detections of every scene and embeddings of every query of ``split``, each scene read and passed once.
+
+    Processes that work together share the batches. All call this; the first gets what a single one would have got,
+    the others None.
 
     Args:
         model: on the device to use; put back into the mode it was in.
@@ -40,30 +44,83 @@ def predict(
     """
     was_training = model.training
     model.eval()
+    found: dict[int, Detections] = {}
+    people: dict[int, Detections] = {}
+    try:
+        with together():
+            for scenes, queries, looked in _looks(model, split, config):
+                # By now the next batch is on its way, and the device need not wait for this one's results to be kept.
+                kept = looked.wait()
+                found.update(zip(scenes, kept[: len(scenes)], strict=True))
+                people.update(zip(queries, kept[len(scenes) :], strict=True))
+                if progress:
+                    progress(min(len(found) * processes(), len(split.scenes)), len(split.scenes))
+    finally:
+        model.train(was_training)
+    shares = at_first((found, people))
+    if shares is None:
+        return None
+    for others_found, others_people in shares[1:]:
+        found |= others_found
+        people |= others_people
+    return _collect(
+        split,
+        [found[scene] for scene in range(len(split.scenes))],
+        [people[query] for query in range(len(split.queries))],
+        with_context=config.evaluation.cbgm,
+    )
+
+
+def _looks(model: PersonSearchModel, split: Split, config: Config) -> Iterator[tuple[list[int], list[int], CopyToHost]]:
+    """Scene numbers, query numbers, and the detections of the former and people of the latter, of this process's share.
+
+    Each batch comes out when the next one has been given to the device.
+    """
     queries_of = _queries_by_scene(split)
-    found: list[Detections] = []
-    people_of: dict[int, Detections] = {}
     batches = scene_batches(
         split,
         batch_size=config.evaluation.eval_batch_size,
         workers=config.data.workers,
         pin=model.device.type == "cuda",
+        scenes=_share(len(split.scenes), config.evaluation.eval_batch_size),
     )
-    try:
-        for images, scenes in batches:
-            images = [image.to(model.device, non_blocking=True) for image in images]
-            queries = [[split.queries[query] for query in queries_of[scene]] for scene in scenes]
-            with autocast(model.device, config.training.precision):
-                detections, people = _look(model, images, [split.scenes[s] for s in scenes], queries, config.evaluation)
-            found.extend(map(_to_cpu, detections))
-            for scene, beside in zip(scenes, people, strict=True):
-                people_of.update(zip(queries_of[scene], map(_to_cpu, beside), strict=True))
-            if progress:
-                progress(len(found), len(split.scenes))
-    finally:
-        model.train(was_training)
-    people_in_order = [people_of[query] for query in range(len(split.queries))]
-    return _collect(split, found, people_in_order, with_context=config.evaluation.cbgm)
+    before = None
+    for images, scenes in batches:
+        moved = [image.to(model.device, non_blocking=True) for image in images]
+        queries = [[split.queries[query] for query in queries_of[scene]] for scene in scenes]
+        with autocast(model.device, config.training.precision):
+            detections, people = _look(model, moved, [split.scenes[s] for s in scenes], queries, config.evaluation)
+        looked = CopyToHost([*detections, *(each for beside in people for each in beside)])
+        if before is not None:
+            yield before
+        before = scenes, [query for scene in scenes for query in queries_of[scene]], looked
+    if before is not None:
+        yield before
+
+
+def _share(scenes: int, batch_size: int) -> list[int]:
+    """This process's scenes: whole batches of one process, for how far a batch is padded changes its numbers a bit."""
+    starts = range(rank() * batch_size, scenes, processes() * batch_size)
+    return [scene for start in starts for scene in range(start, min(start + batch_size, scenes))]
+
+
+class CopyToHost:
+    """A copy of ``Detections`` to ordinary memory, float32, that the device makes while it is given other work."""
+
+    def __init__(self, found: Sequence[Detections]):
+        parts = ((d.boxes.float(), d.scores.float(), d.embeddings.float()) for d in found)
+        self._copies = [Detections(*(part.to("cpu", non_blocking=True) for part in three)) for three in parts]
+        self._done = torch.cuda.Event() if found and found[0].scores.is_cuda else None
+        if self._done is not None:
+            self._done.record()
+
+    def wait(self) -> list[Detections]:
+        """The copies, once they are made."""
+        if self._done is None:
+            return self._copies
+        self._done.synchronize()
+        # They are in page-locked memory, of which a whole split's would be too much.
+        return [Detections(d.boxes.clone(), d.scores.clone(), d.embeddings.clone()) for d in self._copies]
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -123,10 +180,6 @@ def _queries_by_scene(split: Split) -> list[list[int]]:
     for number, query in enumerate(split.queries):
         numbers[query.scene].append(number)
     return numbers
-
-
-def _to_cpu(found: Detections) -> Detections:
-    return Detections(found.boxes.float().cpu(), found.scores.float().cpu(), found.embeddings.float().cpu())
 
 
 def _collect(split: Split, found: list[Detections], people: list[Detections], *, with_context: bool) -> Predictions:

@@ -104,6 +104,12 @@ def start_fabric(config: TrainingConfig) -> tuple[Any, torch.amp.GradScaler | No
     return fabric, scaler
 
 
+def start_for_test(config: TrainingConfig) -> torch.device:
+    """Where this process is to run a trained model; the others, where several are asked for, are started."""
+    devices, nodes = process_counts(config)
+    return torch.device(device_kind(config)) if devices * nodes == 1 else start_fabric(config)[0].device
+
+
 class StopRequest:
     """Whether Ctrl-C or SIGTERM came. The first asks to stop after the step; a second one stops at once."""
 
