@@ -225,7 +225,10 @@ class TrainingConfig(Section):
         description="validate after these epochs, counted from 1, and after the last; None: every validate_every epochs",
     )
     log_every: AtLeastOne = Field(10, description="steps between logged rows")
-    display: bool = Field(False, description="write pictures of sampled proposals beside ground truth to TensorBoard")
+    display: bool = Field(
+        False,
+        description="write pictures to TensorBoard: sampled proposals beside ground truth, ranking lists of validation queries",
+    )
 
 
 class EvaluationConfig(Section):

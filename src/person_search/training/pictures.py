@@ -1,4 +1,4 @@
-"""Pictures of what the sampler chose, for looking at while a training runs."""
+"""Pictures of what the sampler chose and of what validation found, for looking at while a training runs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from person_search.data.decode import read_image
+from person_search.data.scene import Split
+from person_search.evaluation.results import Results
 from person_search.models.detections import Target
 from person_search.visualize.boxes import BACKGROUND, IDENTITY, NO_IDENTITY, Color, draw_boxes
+from person_search.visualize.ranking import Hit, ranking_list
+from person_search.visualize.report_scenes import spread
 
 
 def proposals_beside_truth(image: Tensor, target: Target, boxes: Tensor, labels: Tensor) -> NDArray[np.uint8]:
@@ -29,6 +34,38 @@ def proposals_beside_truth(image: Tensor, target: Target, boxes: Tensor, labels:
     sampled = draw_boxes(pixels, _boxes(boxes.cpu()[order]), _colors(labels.cpu()[order]), thickness=1)
     truth = draw_boxes(pixels, _boxes(target.boxes), _colors(target.person_ids))
     return np.concatenate([sampled, truth], axis=1)
+
+
+def validation_rankings(results: Results, split: Split, *, wanted: int, hits: int = 10) -> list[NDArray[np.uint8]]:
+    """Ranking lists of some queries of ``split``, (H, W, 3) uint8 RGB: the same queries whatever the model found.
+
+    Args:
+        results: of ``split``, whose queries they are.
+        split: where the pictures are.
+        wanted: lists, at most; their queries are spread over those whose person is in a gallery.
+        hits: people in a list.
+    """
+    asked = [query for query in results.queries if query.truths]
+    pictures: dict[str, NDArray[np.uint8]] = {}
+
+    def scene(name: str) -> NDArray[np.uint8]:
+        if name not in pictures:
+            pictures[name] = read_image(split.image_root / name).permute(1, 2, 0).numpy()
+        return pictures[name]
+
+    return [
+        ranking_list(
+            scene(query.scene),
+            np.array(query.box, np.float32),
+            [
+                Hit(scene(hit.scene), np.array(hit.box, np.float32), hit.similarity, hit.correct, hit.scene)
+                for hit in query.top[:hits]
+            ],
+            query_name=query.scene,
+            height=160,
+        )
+        for query in (asked[number] for number in spread(len(asked), wanted))
+    ]
 
 
 def _boxes(boxes: Tensor) -> NDArray[np.float32]:

@@ -35,7 +35,7 @@ from person_search.training.checkpoints import (
 from person_search.training.companions import losses_named
 from person_search.training.curves import Curves, RunningMeans
 from person_search.training.optimizers import build_optimizers, restore_optimizer, set_learning_rates
-from person_search.training.pictures import proposals_beside_truth
+from person_search.training.pictures import proposals_beside_truth, validation_rankings
 from person_search.training.processes import (
     InterruptedRunError,
     StopRequest,
@@ -64,6 +64,8 @@ log = logging.getLogger(__name__)
 
 PICTURES, PICTURES_EVERY = 2, 5
 """Pictures of proposals, and logged rows between them."""
+RANKINGS = 4
+"""Validation queries whose ranking lists are shown."""
 
 
 @dataclass(frozen=True)
@@ -302,6 +304,10 @@ class Run:
         self._save(LAST)
         if self.curves:
             self.curves.add(step=position.step, epoch=position.epoch, values=metrics)
+            if self.config.training.display and self.validation.results:
+                lists = validation_rankings(self.validation.results, self.validation.split, wanted=RANKINGS)
+                for number, picture in enumerate(lists, start=1):
+                    self.curves.add_picture(f"ranking/{number}", picture, step=position.step)
 
     def _validation_is_due(self) -> bool:
         """Whether the run is over, or at the end of an epoch after which the settings want validation."""

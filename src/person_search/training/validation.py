@@ -11,16 +11,20 @@ from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split, 
 from person_search.errors import UsageError
 from person_search.evaluation.predict import predict
 from person_search.evaluation.predictions import Predictions
-from person_search.evaluation.results import score
+from person_search.evaluation.results import Results, score
 from person_search.models.distributed import everyones, together
 from person_search.models.person_search_model import PersonSearchModel
 
 
 class Validation:
-    """The validation scenes and their searches."""
+    """The validation scenes and their searches.
+
+    ``results`` are the newest, on the process that scores them; None before the first time and on the others.
+    """
 
     def __init__(self, split: Split, protocol: Protocol):
         self.split, self.protocol = split, protocol
+        self.results: Results | None = None
 
     def run(
         self, model: PersonSearchModel, config: Config, *, progress: Callable[[int, int], None] | None = None
@@ -39,7 +43,7 @@ class Validation:
         return everyones(metrics)[0]
 
     def _metrics(self, predictions: Predictions, settings: EvaluationConfig) -> dict[str, float]:
-        results = score(predictions, self.split, [self.protocol] if self.split.queries else [], settings)
+        self.results = results = score(predictions, self.split, [self.protocol] if self.split.queries else [], settings)
         search = results.search[0] if results.search else None
         metrics = {
             "val/map": search.map if search else None,
