@@ -39,8 +39,8 @@ def context_rescore(predictions: Predictions, *, k1: int, k2: int) -> Rescore:
     """
     if predictions.query_offsets is None or predictions.query_context is None or predictions.query_scores is None:
         raise DataError(
-            "CBGM needs the arrays query_offsets, query_boxes, query_scores and query_context, which the predictions "
-            "do not hold; predict again with --cbgm, or score without it"
+            f"{predictions.source}: CBGM needs the arrays query_offsets, query_boxes, query_scores and query_context, "
+            "which are not there; predict again with --cbgm, or score without it"
         )
     others = _others(predictions.query_offsets, predictions.query_scores, k2)
     context, scene_of = predictions.query_context, predictions.scene_of

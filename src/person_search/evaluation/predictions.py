@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ Names = NDArray[np.str_]
 
 REQUIRED = ("scene_names", "offsets", "boxes", "scores", "embeddings", "query_embeddings")
 CONTEXT = ("query_offsets", "query_boxes", "query_scores", "query_context")
+NUMPY_STARTS = (b"PK", b"\x93NUMPY")
+"""First bytes of an archive of arrays and of a single array."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class Predictions:
         query_embeddings: (Q, D) float32, in the dataset's query order.
         query_offsets, query_boxes, query_scores, query_context: (Q + 1,) int64, (P, 4), (P,), (P, D) float32, the
             people of each query's scene, the query itself first; all four or none. CBGM needs them.
+        source: what errors call these predictions; names the file they were read from.
     """
 
     scene_names: Names
@@ -49,6 +52,7 @@ class Predictions:
     query_boxes: Boxes | None = None
     query_scores: Float32s | None = None
     query_context: Float32s | None = None
+    source: str = "predictions"
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -76,14 +80,14 @@ class Predictions:
             embeddings=self.embeddings[mask],
         )
 
-    def validate(self, source: str = "predictions") -> None:
+    def validate(self) -> None:
         """Raise DataError, with ``source``, array, shape and rule, for the first rule that is violated."""
-        _Check(self, source).run()
+        _Check(self).run()
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all. Raises DataError when it cannot be written or is not valid."""
         self.validate()
-        arrays = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        arrays = {name: value for name in (*REQUIRED, *CONTEXT) if (value := getattr(self, name)) is not None}
         with whole_file(path, "predictions") as file:
             np.savez(file, **arrays)
 
@@ -102,8 +106,8 @@ class Predictions:
             raise DataError(
                 f"predictions '{path}': '{found[0]}' without '{lacking}'; give all of {', '.join(CONTEXT)} or none"
             )
-        predictions = cls(**{name: arrays[name] for name in (*REQUIRED, *found)})
-        predictions.validate(f"predictions '{path}'")
+        predictions = cls(**{name: arrays[name] for name in (*REQUIRED, *found)}, source=f"predictions '{path}'")
+        predictions.validate()
         integers = {n: getattr(predictions, n).astype(np.int64) for n in ("offsets", "query_offsets") if n in arrays}
         return replace(predictions, **integers)
 
@@ -113,6 +117,10 @@ def _read(path: Path) -> dict[str, Any]:
     expected = "expected a NumPy .npz archive of plain arrays"
     name = ""
     try:
+        with path.open("rb") as file:
+            start = file.read(len(NUMPY_STARTS[1]))
+        if not start.startswith(NUMPY_STARTS):
+            raise DataError(f"predictions '{path}': found something else; {expected}")
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise DataError(f"predictions '{path}': found a single array; {expected}")
@@ -138,13 +146,12 @@ def _read(path: Path) -> dict[str, Any]:
 class _Check:
     """The rules of the file, each with an error that names array, shape and rule."""
 
-    def __init__(self, predictions: Predictions, source: str):
+    def __init__(self, predictions: Predictions):
         self.p = predictions
-        self.source = source
 
     def fail(self, name: str, rule: str) -> DataError:
         value = getattr(self.p, name)
-        return DataError(f"{self.source}: '{name}' {value.dtype} of shape {value.shape}: {rule}")
+        return DataError(f"{self.p.source}: '{name}' {value.dtype} of shape {value.shape}: {rule}")
 
     def run(self) -> None:
         p = self.p
@@ -225,23 +232,23 @@ def align(predictions: Predictions, split: Split) -> Predictions:
     if names and len(unknown) == len(names):
         example = f", there it is '{split.scenes[0].name}'" if split.scenes else ""
         raise DataError(
-            f"predictions: none of the {len(names)} scenes is in {what} (first: '{unknown[0]}'{example}); "
+            f"{predictions.source}: none of the {len(names)} scenes is in {what} (first: '{unknown[0]}'{example}); "
             "they seem to be of another dataset or split"
         )
     if unknown:
         raise DataError(
-            f"predictions: {len(unknown)} scenes are not in {what}, the first is '{unknown[0]}'; remove them"
+            f"{predictions.source}: {len(unknown)} scenes are not in {what}, the first is '{unknown[0]}'; remove them"
         )
     if len(names) < len(split.scenes):
         present = set(names)
         missing = [scene.name for scene in split.scenes if scene.name not in present]
         raise DataError(
-            f"predictions: {len(missing)} of the {len(split.scenes)} scenes of {what} are missing, the first is "
-            f"'{missing[0]}'; list every scene, also those without detections"
+            f"{predictions.source}: {len(missing)} of the {len(split.scenes)} scenes of {what} are missing, "
+            f"the first is '{missing[0]}'; list every scene, also those without detections"
         )
     if len(predictions.query_embeddings) != len(split.queries):
         raise DataError(
-            f"predictions: 'query_embeddings' holds {len(predictions.query_embeddings)} queries, {what} has "
+            f"{predictions.source}: 'query_embeddings' holds {len(predictions.query_embeddings)} queries, {what} has "
             f"{len(split.queries)}; give one embedding per query, in the dataset's order"
         )
     order = np.argsort([number[name] for name in names]).astype(np.int64)

@@ -138,7 +138,7 @@ def _check(split: Split, protocol: Protocol) -> None:
         query = split.queries[empty[0]]
         raise DataError(
             f"protocol '{protocol.name}': the gallery of query {empty[0]} (scene '{split.scenes[query.scene].name}') "
-            "is empty; every query needs a scene to search"
+            "is empty; every query needs a scene to search, choose another protocol"
         )
     query_of = np.repeat(np.arange(shape[0]), np.diff(protocol.truth_offsets))
     outside = np.flatnonzero(~protocol.in_gallery[query_of, protocol.truth_scenes])
