@@ -78,8 +78,8 @@ def test_training_leaves_a_complete_run_folder(run_dir):
 
 
 def test_evaluation_writes_predictions_and_results_and_prints_the_reference_rows(evaluated, run_dir):
-    assert "untrained model, true boxes" in evaluated
-    assert "random ranking, true boxes" in evaluated
+    assert "untrained, true boxes" in evaluated
+    assert "random, true boxes" in evaluated
     results = json.loads((run_dir / "evaluation" / "results.json").read_text())
     assert results["scenes"] == len(Predictions.load(run_dir / "evaluation" / "predictions.npz").scene_names)
     assert len(results["queries"]) == results["search"][0]["queries"] + results["search"][0]["left_out"]

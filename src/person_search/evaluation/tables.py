@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from person_search.evaluation.results import Results, Share
@@ -20,24 +21,29 @@ def percent(share: Share) -> str:
 
 def metrics_table(rows: Sequence[tuple[str, Results]], title: str = "Results, per cent") -> Table:
     """One row per named result and protocol; below it, where known, seen and unseen identities apart."""
-    table = Table(title=title)
-    table.add_column("")
-    table.add_column("search")
-    for heading in ("det. recall", "det. AP", "mAP", "top-1", "top-5", "top-10", "queries"):
+    protocols = {metrics.protocol for _, results in rows for metrics in results.search}
+    table = Table(
+        title=f"{title} ({protocols.pop()})" if len(protocols) == 1 else title,
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("", no_wrap=True)
+    for heading in ("det.\nrecall", "det.\nAP", "mAP", "top-1", "top-5", "top-10", "queries"):
         table.add_column(heading, justify="right")
     for label, results in rows:
         found = [percent(results.detection.all.recall), percent(results.detection.all.ap)]
-        if not results.search:
-            table.add_row(label, "-", *found)
-        for position, metrics in enumerate(results.search):
-            first = [label, metrics.protocol, *found] if position == 0 else ["", metrics.protocol, "", ""]
+        if len(results.search) != 1:
+            table.add_row(label, *found)
+        for metrics in results.search:
+            first = [label, *found] if len(results.search) == 1 else [f"  {metrics.protocol}", "", ""]
             shares = [percent(value) for value in (metrics.map, metrics.top1, metrics.top5, metrics.top10)]
             left_out = f" ({metrics.left_out} left out)" if metrics.left_out else ""
             table.add_row(*first, *shares, f"{metrics.queries}{left_out}")
             for name, subset in (("seen", metrics.seen), ("unseen", metrics.unseen)):
                 if subset is not None:
                     values = [percent(subset.map), percent(subset.top1)]
-                    table.add_row("", f"  {name} in training", "", "", *values, "", "", str(subset.queries))
+                    table.add_row(f"    {name} in training", "", "", *values, "", "", str(subset.queries))
     return table
 
 
