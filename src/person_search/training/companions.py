@@ -39,9 +39,9 @@ class Watch(threading.Thread):
         lost: which process ended and how, once one did.
     """
 
-    def __init__(self, started: list[subprocess.Popen[bytes]]):
+    def __init__(self, children: list[subprocess.Popen[bytes]]):
         super().__init__(daemon=True, name="companions")
-        self._started, self._parent = started, os.getppid()
+        self._children, self._parent = children, os.getppid()
         self.lost: str | None = None
         self.over = threading.Event()
 
@@ -60,18 +60,18 @@ class Watch(threading.Thread):
     def end_started(self) -> None:
         """Give the started processes time to end, then end them."""
         limit = time.monotonic() + (GRACE if self.lost is None else POLL)
-        for process in self._started:
+        for process in self._children:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, limit - time.monotonic()))
-        for process in self._started:
+        for process in self._children:
             if process.poll() is None:
                 process.kill()
                 process.wait()
 
     def _look(self) -> str | None:
-        if not self._started:
+        if not self._children:
             return None if os.getppid() == self._parent else "process 0 of this run ended"
-        for number, process in enumerate(self._started, start=1):
+        for number, process in enumerate(self._children, start=1):
             code = process.poll()
             if code:
                 how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from types import FrameType
 from typing import Any
 
@@ -20,13 +22,24 @@ from lightning_fabric.plugins.environments import (
 )
 from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from person_search.config import TrainingConfig
 from person_search.errors import PersonSearchError, UsageError
 from person_search.training.companions import start_companions
 
+# Every process would tell of every process.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
 SAME_WISH = 2.0
 """Seconds within which a second signal repeats the first: torchrun passes on the Ctrl-C that its processes had too."""
+
+BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(DistributedDataParallel).parameters
+)
+"""What DDP calls whether every step sends the first process's buffers to all."""
 
 LAUNCHERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
 
@@ -96,7 +109,7 @@ def start_fabric(config: TrainingConfig) -> tuple[Any, torch.amp.GradScaler | No
     if devices * nodes > 1:
         # Every parameter gets a gradient in every step, if only zeros, so DDP need not search for those that do not.
         # Tables are the same everywhere and running statistics are averaged where they are used: none is broadcast.
-        options["strategy"] = DDPStrategy(broadcast_buffers=False)
+        options["strategy"] = DDPStrategy(**{BUFFERS: False})
         if not started_by_launcher():
             start_companions(devices, nodes)
     fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, **options)
