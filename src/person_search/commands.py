@@ -115,7 +115,7 @@ def run_evaluation(
         file.write(to_yaml(config).encode())
     others = [] if untrained is None else reference_results(untrained, split, protocols, config)
     write_references(folder, others)
-    console.print(metrics_table([("trained model", results), *others]))
+    console.print(metrics_table([("trained", results), *others]))
     console.print(f"wrote {folder / PREDICTIONS} and {folder / RESULTS}", soft_wrap=True)
 
 
@@ -314,8 +314,8 @@ def reference_results(
     """Search on true boxes without training, and by chance: what the numbers are to be seen against."""
     true_boxes = config.evaluation.model_copy(update={"use_gt_boxes": True, "cbgm": False})
     return [
-        ("untrained model, true boxes", score(untrained, split, protocols, true_boxes)),
-        ("random ranking, true boxes", random_ranking(split, protocols, config.evaluation, seed=config.training.seed)),
+        ("untrained, true boxes", score(untrained, split, protocols, true_boxes)),
+        ("random, true boxes", random_ranking(split, protocols, config.evaluation, seed=config.training.seed)),
     ]
 
 
