@@ -25,7 +25,7 @@ from person_search.evaluation.files import EVALUATION, PREDICTIONS, RESULTS, wri
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.results import Results, score, write_results
 from person_search.evaluation.tables import metrics_table, percent, write_per_query
-from person_search.evaluation.writing import whole_file
+from person_search.files import whole_file
 from person_search.registry import import_modules
 from person_search.synth.settings import SynthConfig
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from person_search.errors import DataError
 from person_search.evaluation.results import Results
-from person_search.evaluation.writing import whole_file
+from person_search.files import whole_file
 
 EVALUATION = "evaluation"
 """Name of the folder, inside that of the run."""

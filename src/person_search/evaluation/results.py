@@ -22,7 +22,7 @@ from person_search.evaluation.ignore import without_ignored
 from person_search.evaluation.overlaps import Floats
 from person_search.evaluation.predictions import Predictions, align
 from person_search.evaluation.search import SearchResult, search
-from person_search.evaluation.writing import whole_file
+from person_search.files import whole_file
 
 CMC_RANKS = 50
 CURVE_POINTS = 200

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from person_search.config import ModelConfig, describe
 from person_search.errors import CheckpointError
+from person_search.files import replace_file
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.models.torch_files import PickledCodeError, damaged, torch_file
 from person_search.registry import losses
-from person_search.training.files import replace_file
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from person_search.data.image_sizes import aspect_ratios
 from person_search.data.loading import unreadable_scenes
 from person_search.data.scene import Split
 from person_search.errors import CheckpointError, DataError, PersonSearchError, UsageError
+from person_search.files import replace_text
 from person_search.models.distributed import everyones
 from person_search.training.checkpoints import Checkpoint, newest_checkpoint
 from person_search.training.curves import METRICS
-from person_search.training.files import replace_text
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from person_search.data.decode import UnreadableImageError, read_image
 from person_search.data.scene import Boxes
 from person_search.errors import DataError, UsageError
-from person_search.evaluation.writing import whole_file
+from person_search.files import whole_file
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.visualize.boxes import Image
 from person_search.visualize.ranking import Hit, ranking_list
