@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo
 DATA ?= data/synthetic
 
-.PHONY: demo test test-fast lint format bench clean
+.PHONY: demo test test-fast lint format bench compare clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,10 @@ format: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/annotations.py
+
+# Methods and their parts on one synthetic set: about 20 minutes on two CPU cores; what is finished is kept.
+compare: $(VENV)/.installed
+	$(BIN)/python benchmarks/compare.py
 
 clean:
 	rm -rf $(VENV) build dist report
