@@ -18,6 +18,8 @@ from person_search import cli
 from person_search.models.detections import Target
 from person_search.models.loading import load_model
 from person_search.models.released import rename
+from person_search.synth.generate import generate
+from person_search.synth.settings import SynthConfig
 from person_search.training.checkpoints import read_checkpoint
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
@@ -130,6 +132,18 @@ def test_converted_it_is_the_same_model_in_our_format(case, tmp_path_factory):
     state = model.state_dict()
     assert converted.model.keys() == state.keys()
     assert all(torch.equal(value, state[key]) for key, value in converted.model.items())
+
+    generate(SynthConfig(identities=6, scenes=12, cameras=2, width=160, height=120, out=folder / "scenes"))
+    results = []
+    for checkpoint in (folder / f"{name}.pth", ours):
+        out = folder / f"evaluated-{checkpoint.stem}"
+        options = ["--checkpoint", checkpoint, "--data-root", folder / "scenes", "--out", out, "--device", "cpu"]
+        options += ["--shorter-side", 96, "--longer-side", 128, "--score-threshold", 0, "--workers", 0]
+        options += ["--max-detections", 4, "--rpn-post-nms-test", 20]
+        assert cli.run(["evaluate", *map(str, options)], cli.dispatch) == 0
+        results.append(json.loads((out / "results.json").read_text()))
+    assert results[0] == results[1]
+    assert results[0]["detections"] > 0
 
 
 def test_one_training_step_agrees_in_losses_gradients_and_tables(case):
