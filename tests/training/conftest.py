@@ -51,29 +51,30 @@ def dataset(tmp_path: Path) -> Dataset:
     return TinyDataset(tmp_path / "tiny")
 
 
+def tiny_config(run_dir: Path, **settings: object) -> Config:
+    """A config of a tiny model in ``run_dir``, with settings by name over it."""
+    tiny: dict[str, object] = {
+        "run_dir": run_dir,
+        "workers": 0,
+        "backbone": "resnet18",
+        "width": 0.125,
+        "weights": "none",
+        "shorter_side": 64,
+        "longer_side": 96,
+        "anchor_sizes": (24, 40),
+        "rpn_post_nms_train": 30,
+        "rpn_post_nms_test": 30,
+        "roi_batch_per_image": 16,
+        "batch_size": 2,
+        "max_epochs": 2,
+        "validate_every": 0,
+        "log_every": 1,
+        "device": "cpu",
+    }
+    return with_settings(Config(), **{**tiny, **settings})
+
+
 @pytest.fixture
 def make_config(tmp_path: Path) -> Callable[..., Config]:
-    """A config of a tiny model in a run folder, with settings by name over it."""
-
-    def make(**settings: object) -> Config:
-        tiny: dict[str, object] = {
-            "run_dir": tmp_path / "run",
-            "workers": 0,
-            "backbone": "resnet18",
-            "width": 0.125,
-            "weights": "none",
-            "shorter_side": 64,
-            "longer_side": 96,
-            "anchor_sizes": (24, 40),
-            "rpn_post_nms_train": 30,
-            "rpn_post_nms_test": 30,
-            "roi_batch_per_image": 16,
-            "batch_size": 2,
-            "max_epochs": 2,
-            "validate_every": 0,
-            "log_every": 1,
-            "device": "cpu",
-        }
-        return with_settings(Config(), **{**tiny, **settings})
-
-    return make
+    """``tiny_config``, in a run folder of the test's own."""
+    return lambda **settings: tiny_config(**{"run_dir": tmp_path / "run", **settings})

@@ -1,0 +1,200 @@
+"""What one process does alone in the tests, and two do together: run by torchrun, and imported by the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from conftest import TinyDataset, make_split, tiny_config
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from person_search.config import Config
+from person_search.data.loading import Batch
+from person_search.data.scene import Split
+from person_search.errors import PersonSearchError
+from person_search.evaluation.predict import predict
+from person_search.models.building import build_model
+from person_search.models.detections import Target
+from person_search.models.distributed import average_statistics, everyones, processes, rank
+from person_search.models.person_search_model import PersonSearchModel
+from person_search.training import trainer
+from person_search.training.checkpoints import save_checkpoint
+from person_search.training.processes import start_fabric
+from person_search.training.step import TrainingStep
+
+TRAININGS: dict[str, dict[str, Any]] = {
+    "baseline": {"validate_every": 1},
+    "softmax": {"reid_loss": "softmax", "uni_optim": True, "levels": ("C4", "C5")},
+    "oim": {"method": "oim"},
+    "nae": {"method": "nae", "accumulate": 2},
+}
+"""Settings of the trainings that must not depend on the number of processes."""
+
+
+@contextlib.contextmanager
+def frozen_normalisation() -> Iterator[None]:
+    """Batch normalisation as in evaluation: otherwise each process normalises by its own images."""
+    train = PersonSearchModel.train
+
+    def frozen(self: PersonSearchModel, mode: bool = True) -> PersonSearchModel:
+        train(self, mode)
+        for part in self.modules():
+            if isinstance(part, _BatchNorm):
+                part.eval()
+        return self
+
+    with mock.patch.object(PersonSearchModel, "train", frozen):
+        yield
+
+
+def config_of(root: Path, name: str, **settings: Any) -> Config:
+    """The tiny config in ``root / name``, for a step of 4 images whatever the number of processes."""
+    accumulate = settings.get("accumulate", 1)
+    shared = {"batch_size": 4 // processes() // accumulate, "lr": 0.01, "clip_grad": 20, "score_threshold": 0.0}
+    return tiny_config(root / name, **(shared | settings))
+
+
+def run_trainings(root: Path, data: Path) -> None:
+    with frozen_normalisation():
+        for name, settings in TRAININGS.items():
+            train(config_of(root, name, **settings), data)
+
+
+def train(config: Config, data: Path, *, resume: bool = False) -> None:
+    trainer.train(config, resume=resume, dataset=TinyDataset(data), show_progress=False)
+
+
+def resume_alone_begun(root: Path, data: Path) -> None:
+    """Go on with what one process began in ``root / begun``."""
+    with frozen_normalisation():
+        train(config_of(root, "begun", **TRAININGS["baseline"]), data, resume=True)
+
+
+def uneven_step(root: Path, data: Path) -> None:
+    """Steps in which the second half of the images holds nobody at all, of which one is not finite."""
+    for name in ("baseline", "oim", "nae"):
+        with frozen_normalisation():
+            model, step = make_step(config_of(root, "step", method=name))
+            images, targets = some_images()
+            good = step([own_half(images, targets)])
+            before = {key: value.clone() for key, value in model.state_dict().items()}
+            images[-1][:] = float("nan")
+            bad = step([own_half(images, targets)])
+        assert bad.skipped
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        if rank() == 0:
+            torch.save({"model": before, "values": good.values | {"loss": good.loss}}, root / f"step-{name}.pt")
+
+
+def make_step(config: Config) -> tuple[PersonSearchModel, TrainingStep]:
+    fabric, _ = start_fabric(config.training)
+    torch.manual_seed(0)
+    model = build_model(config.model, 4, load_weights=False).train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    return model, TrainingStep(fabric, model, [optimizer], clip_grad=20)
+
+
+def some_images() -> tuple[list[torch.Tensor], list[Target]]:
+    """Four images: people with and without identity in the first two, nobody in the others."""
+    draw = torch.Generator().manual_seed(3)
+    images = [torch.rand(3, 64, 96, generator=draw) for _ in range(4)]
+    boxes = torch.tensor([[8.0, 4, 26, 44], [50, 10, 68, 50]])
+    ids = [[0, -1], [2, 3], [], []]
+    return images, [
+        Target(boxes[: len(who)], torch.tensor(who, dtype=torch.int64), torch.zeros(0, 4), seed=number)
+        for number, who in enumerate(ids)
+    ]
+
+
+def own_half(images: list[torch.Tensor], targets: list[Target]) -> Batch:
+    """This process's consecutive share."""
+    size = len(images) // processes()
+    own = slice(rank() * size, (rank() + 1) * size)
+    return Batch(images[own], targets[own], list(range(size)))
+
+
+def statistics_are_averaged(root: Path) -> None:
+    """Normalisation that trains follows each process's own images until it is averaged."""
+    model, step = make_step(config_of(root, "step"))
+    step([own_half(*some_images())])
+    own = [part.running_mean.clone() for part in model.modules() if isinstance(part, _BatchNorm)]
+    average_statistics(model)
+    averaged = [part.running_mean for part in model.modules() if isinstance(part, _BatchNorm)]
+    others = everyones(own)
+    assert any(not torch.equal(one, other) for one, other in zip(*others, strict=True))
+    for found, parts in zip(averaged, zip(*others, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.stack(parts).mean(0))
+
+
+def scenes_to_look_at(data: Path, *, broken: int | None = None) -> Split:
+    """The test scenes; number ``broken`` is not to be found."""
+    split = make_split(data, "test", 6, seed=2)
+    everyones("written")
+    if broken is not None:
+        split.scenes[broken] = dataclasses.replace(split.scenes[broken], name="nowhere.jpg")
+    return split
+
+
+def run_prediction(root: Path, data: Path) -> None:
+    """Predictions of a model that every process builds alike, from three batches."""
+    config = config_of(root, "prediction", eval_batch_size=2)
+    torch.manual_seed(0)
+    model = build_model(config.model, 4, load_weights=False).eval()
+    found = predict(model, scenes_to_look_at(data), config)
+    assert (found is None) == (rank() > 0)
+    if found is not None:
+        found.save(root / "predictions.npz")
+
+
+def errors(root: Path, data: Path) -> dict[str, str]:
+    """What this process is told when another one fails, by what failed."""
+
+    def full(path: Path, checkpoint: Any) -> None:
+        if rank() == 0:
+            with mock.patch("os.fsync", side_effect=OSError(28, "No space left on device")):
+                save_checkpoint(path, checkpoint)
+        raise AssertionError("only the first process writes")
+
+    def unreadable() -> None:
+        config = config_of(root, "prediction", eval_batch_size=2)
+        predict(build_model(config.model, 4, load_weights=False), scenes_to_look_at(data, broken=2), config)
+
+    def unwritable() -> None:
+        with mock.patch.object(trainer, "save_checkpoint", full):
+            train(config_of(root, "full", max_steps=1), data)
+
+    return {"checkpoint": told(unwritable), "image": told(unreadable)}
+
+
+def told(act: Callable[[], None]) -> str:
+    try:
+        act()
+    except PersonSearchError as error:
+        return f"{'elsewhere' if error.shown_elsewhere else 'here'}: {error}"
+    return "nothing"
+
+
+def main() -> None:
+    """Everything, as one of several processes: ``scenarios.py ROOT DATA``."""
+    root, data = map(Path, sys.argv[1:])
+    torch.set_num_threads(1)
+    start_fabric(config_of(root, "start").training)
+    run_trainings(root, data)
+    resume_alone_begun(root, data)
+    uneven_step(root, data)
+    statistics_are_averaged(root)
+    run_prediction(root, data)
+    (root / f"errors-{rank()}.json").write_text(json.dumps(errors(root, data)))
+    assert np.all(everyones(rank()) == np.arange(processes()))
+
+
+if __name__ == "__main__":
+    main()
