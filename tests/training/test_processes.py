@@ -42,6 +42,43 @@ def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPa
     assert process_counts(TrainingConfig()) == (4, 2)
 
 
+def test_more_processes_than_cores_are_refused_unless_a_launcher_started_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "cores", lambda: 2)
+    assert device_kind(TrainingConfig(device="cpu", devices=2)) == "cpu"
+    with pytest.raises(UsageError, match=r"3 devices .* has 2 CPU cores"):
+        device_kind(TrainingConfig(device="cpu", devices=3))
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("LOCAL_WORLD_SIZE", "3"), ("WORLD_SIZE", "3")):
+        monkeypatch.setenv(name, value)
+    assert device_kind(TrainingConfig(device="cpu")) == "cpu"
+
+
+def test_synchronised_normalisation_wants_gpus() -> None:
+    with pytest.raises(UsageError, match=r"--sync-batch-norm needs GPUs"):
+        device_kind(TrainingConfig(device="cpu", sync_batch_norm=True))
+
+
+def test_several_machines_must_know_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match=r"2 nodes .* MASTER_ADDR, MASTER_PORT, NODE_RANK is not set.*torchrun"):
+        device_kind(TrainingConfig(device="cpu", nodes=2))
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
+        monkeypatch.setenv(name, "1")
+    assert device_kind(TrainingConfig(device="cpu", nodes=2)) == "cpu"
+
+
+def test_under_torchrun_the_same_signal_twice_is_one_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setattr(processes, "SAME_WISH", 60.0)
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wanted
+        monkeypatch.setattr(processes, "SAME_WISH", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_ends(number: int) -> None:
     before = signal.getsignal(number)

@@ -229,6 +229,22 @@ def test_accumulating_makes_fewer_steps(make_config: MakeConfig, dataset: Datase
     assert outcome.step == 2
 
 
+def test_everything_for_speed_and_memory_together_trains_and_resumes(
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path
+) -> None:
+    fast = {"channels_last": True, "checkpoint_trunk": True, "group_by_aspect_ratio": True, "workers": 1}
+    whole = make_config(run_dir=tmp_path / "whole", **fast)
+    run(whole, dataset)
+    run(make_config(run_dir=tmp_path / "parts", max_steps=3, **fast), dataset)
+    noted = tmp_path / "parts" / "aspect_ratios.json"
+    assert json.loads(noted.read_text()) == {f"train{number}.jpg": 1.5 for number in range(4)}
+    run(make_config(run_dir=tmp_path / "parts", **fast), dataset, resume=True)
+    assert_same_state(tmp_path / "whole" / "last.pt", tmp_path / "parts" / "last.pt")
+    noted.write_text("{}")
+    with pytest.raises(DataError, match=r"aspect_ratios\.json.*train0\.jpg"):
+        run(make_config(run_dir=tmp_path / "parts", max_epochs=3, **fast), dataset, resume=True)
+
+
 def test_one_optimiser_and_a_method_without_reid_parameters(make_config: MakeConfig, dataset: Dataset) -> None:
     outcome = run(make_config(method="oim", max_steps=1), dataset)
     assert list(read_checkpoint(outcome.last).training["optimizers"]) == ["detection"]

@@ -114,19 +114,22 @@ class Top(nn.Module):
 
 def _once_counted(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Contexts of the first and the second computation of ``layer``: only the first moves running statistics."""
-    return nullcontext(), _untracked([part for part in layer.modules() if isinstance(part, _BatchNorm)])
+    return nullcontext(), _unmoved([part for part in layer.modules() if isinstance(part, _BatchNorm)])
 
 
 @contextmanager
-def _untracked(norms: list[_BatchNorm]) -> Iterator[None]:
-    tracked = [norm.track_running_stats for norm in norms]
+def _unmoved(norms: list[_BatchNorm]) -> Iterator[None]:
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    counts = [None if count is None else count.clone() for _, _, count in before]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, before in zip(norms, tracked, strict=True):
-            norm.track_running_stats = before
+        for (norm, momentum, count), noted in zip(before, counts, strict=True):
+            norm.momentum = momentum
+            if count is not None and noted is not None:
+                count.copy_(noted)
 
 
 def scaled(channels: int, width: float) -> int:
