@@ -109,7 +109,8 @@ class RPN(RegionProposalNetwork):
         sampler = self.fg_bg_sampler
         for label, target in zip(labels, targets, strict=True):
             generator = generator_of(target, Draw.ANCHORS, label.device)
-            label[~choose(label, sampler.batch_size_per_image, sampler.positive_fraction, generator)] = -1
+            chosen = choose(label, sampler.batch_size_per_image, sampler.positive_fraction, generator)
+            label.masked_fill_(~chosen, -1)
 
     def compute_loss(
         self,

@@ -1,0 +1,66 @@
+"""Speed, memory and use of the device in training, per method, batch and size, on made-up pictures.
+
+    python benchmarks/train.py          the published setting, on a GPU if there is one
+    python benchmarks/train.py --device cpu --backbone resnet18 --width 0.5 --sizes 240x320 --batch-sizes 4
+    python benchmarks/train.py --precisions 32 bf16 --channels-last --compile --batch-sizes 5 16
+
+A step is what training does: decoding, the losses, their gradient, the update. Floating-point operations are those of
+convolutions and matrix products, forward and backward. Waiting is the time in which the next batch was not there yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+from speed import arguments_of, measure_all, show, wait
+from torch.utils.flop_counter import FlopCounterMode
+
+from person_search.config import Config
+from person_search.data.loading import TrainingOrder, training_batches
+from person_search.data.scene import Split
+from person_search.models.acceleration import accelerate
+from person_search.models.building import build_model
+from person_search.training.optimizers import build_optimizers
+from person_search.training.processes import start_fabric
+from person_search.training.step import TrainingStep
+
+
+def measure(config: Config, split: Split, options: argparse.Namespace) -> dict[str, float]:
+    """Time ``--batches`` steps after ``--warm-up`` others."""
+    fabric, scaler = start_fabric(config.training)
+    torch.manual_seed(0)
+    model = build_model(config.model, split.num_identities, load_weights=False).train()
+    accelerate(model, config.training)
+    optimizers = list(build_optimizers(model, config.training).values())
+    step = TrainingStep(fabric, model, optimizers, clip_grad=20, scaler=scaler)
+    batch_size = config.training.batch_size
+    order = TrainingOrder(range(len(split.scenes)), flip=True, batch_size=batch_size)
+    loader = training_batches(split, order, workers=config.data.workers, pin=options.device == "cuda")
+    batches = iter(loader)
+    with FlopCounterMode(display=False) as counter:
+        step([next(batches)])
+    for _ in range(options.warm_up):
+        step([next(batches)])
+    wait(options.device)
+    began, waited = time.perf_counter(), 0.0
+    for _ in range(options.batches):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        # The step itself waits for the device: whether to skip it is known on the host.
+        step([batch])
+    wait(options.device)
+    return {
+        "images": options.batches * batch_size,
+        "seconds": time.perf_counter() - began,
+        "waiting": waited,
+        "operations": counter.get_total_flops() / batch_size,
+    }
+
+
+if __name__ == "__main__":
+    parser = arguments_of(__doc__ or "")
+    parser.add_argument("--checkpoint-trunk", action="store_true", help="recompute the trunk instead of keeping it")
+    show("Training", measure_all(parser.parse_args(), measure))
