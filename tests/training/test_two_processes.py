@@ -58,7 +58,7 @@ def test_weights_tables_and_logged_values_are_those_of_one_process(runs: tuple[P
     assert_same(one.model, two.model)
     torch.manual_seed(0)
     start = scenarios.build_model(one.model_config, one.num_identities, load_weights=False)
-    moved = [float((one.model[key] - value).abs().max()) for key, value in start.named_parameters()]
+    moved = [float((one.model[key] - value.detach()).abs().max()) for key, value in start.named_parameters()]
     assert min(moved) > 0
     assert max(moved) > 1e-3
     logged, shared = (rows(root / name) for root in runs)
