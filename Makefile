@@ -20,11 +20,14 @@ demo: $(VENV)/.installed
 	$(BIN)/person-search evaluate --checkpoint $(RUN) --references
 	$(BIN)/person-search report --run-dir $(RUN) --out report
 
+# Two processes with one thread each: torch's own threads gain little on pictures as small as the tests'.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -200,8 +200,8 @@ def test_the_wheel_works_in_an_environment_of_its_own(dataset, tmp_path):
     program = (str(environment / "bin" / "person-search"),)
     assert "train" in person_search("--help", program=program).stdout
     person_search(
-        "synth", "--identities", 6, "--scenes", 20, "--cameras", 2, "--width", 160, "--height", 120, "--out", tmp_path / "d",
-        program=program,
+        "synth", "--identities", 6, "--scenes", 20, "--cameras", 2, "--width", 160, "--height", 120,
+        "--out", tmp_path / "d", program=program,
     )  # fmt: skip
     config = ModelConfig(**TINY)
     model = build_model(config, num_identities=4)
