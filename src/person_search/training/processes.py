@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ from lightning_fabric.plugins.environments import (
 )
 from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
+from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from person_search.config import TrainingConfig
@@ -114,7 +116,15 @@ def start_fabric(config: TrainingConfig) -> tuple[Any, torch.amp.GradScaler | No
             start_companions(devices, nodes)
     fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, **options)
     fabric.launch()
+    if devices * nodes > 1:
+        atexit.register(leave_group)
     return fabric, scaler
+
+
+def leave_group() -> None:
+    """Stop the threads of torch.distributed: left running at the end, they may abort the process."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def start_for_test(config: TrainingConfig) -> torch.device:
