@@ -13,8 +13,10 @@ class PersonSearchError(Exception):
     """A run-time failure that the user can do something about. Exit code 1."""
 
     exit_code = 1
+    agreed = False
+    """All processes of the run raised this error together."""
     shown_elsewhere = False
-    """Another process of the same run raised this error too, and shows it."""
+    """It is another one of them that shows it."""
 
 
 class UsageError(PersonSearchError):

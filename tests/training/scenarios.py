@@ -27,6 +27,7 @@ from person_search.models.distributed import average_statistics, everyones, proc
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.training import trainer
 from person_search.training.checkpoints import save_checkpoint
+from person_search.training.companions import leave_group
 from person_search.training.processes import start_fabric
 from person_search.training.step import TrainingStep
 
@@ -194,6 +195,14 @@ def main() -> None:
     run_prediction(root, data)
     (root / f"errors-{rank()}.json").write_text(json.dumps(errors(root, data)))
     assert np.all(everyones(rank()) == np.arange(processes()))
+    # Left running, torch.distributed's threads now and then abort a process that has done its work.
+    leave_group()
+    assert not [name for name in thread_names() if "gloo" in name]
+
+
+def thread_names() -> list[str]:
+    """Names of this process's threads, where the system tells."""
+    return [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
 
 
 if __name__ == "__main__":

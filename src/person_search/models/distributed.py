@@ -96,7 +96,7 @@ def raise_together(error: PersonSearchError | None) -> None:
     """
     first = next((each for each in everyones(error) if each is not None), None)
     if first is not None:
-        first.shown_elsewhere = rank() > 0
+        first.agreed, first.shown_elsewhere = True, rank() > 0
         raise first
 
 

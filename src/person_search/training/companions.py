@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -121,15 +122,29 @@ def losses_named() -> Iterator[None]:
     """Within the block, the error of a collective that another process left is a LostProcessError that names it."""
     try:
         yield
-    except PersonSearchError:
-        raise
-    except RuntimeError as error:
-        if not (distributed.is_available() and distributed.is_initialized() and _is_of_a_collective(error)):
+    except BaseException as error:
+        if not getattr(error, "agreed", False):
+            # The others know nothing of this: leaving in order might wait for what they are at.
+            atexit.unregister(leave_group)
+        if not isinstance(error, RuntimeError) or not _is_of_a_collective(error):
             raise
         raise LostProcessError(gone(_lost() or "another process of this run ended or is out of reach")) from error
 
 
+def leave_group() -> None:
+    """Leave the other processes and end the threads that served to talk to them.
+
+    One of these may still hold a tensor when the interpreter closes, and then aborts the process (pytorch issue
+    190489). They end with the last thing that refers to the group, so what only waits to be collected is collected.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        gc.collect()
+        distributed.destroy_process_group()
+
+
 def _is_of_a_collective(error: RuntimeError) -> bool:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
     text = str(error)
     return isinstance(error, distributed.DistError) or any(
         part in text for part in ("gloo", "Connection closed", "Connection reset", "NCCL")

@@ -23,12 +23,11 @@ from lightning_fabric.plugins.environments import (
 )
 from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
-from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from person_search.config import TrainingConfig
 from person_search.errors import PersonSearchError, UsageError
-from person_search.training.companions import start_companions
+from person_search.training.companions import leave_group, start_companions
 
 # Every process would tell of every process.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -119,12 +118,6 @@ def start_fabric(config: TrainingConfig) -> tuple[Any, torch.amp.GradScaler | No
     if devices * nodes > 1:
         atexit.register(leave_group)
     return fabric, scaler
-
-
-def leave_group() -> None:
-    """Stop the threads of torch.distributed: left running at the end, they may abort the process."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def start_for_test(config: TrainingConfig) -> torch.device:
