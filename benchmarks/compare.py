@@ -4,8 +4,8 @@
     python benchmarks/compare.py --preset gpu --seeds 3  # ResNet-50 at 600 x 1000
 
 Each training is a process and a run folder of its own. What is finished is kept: started again, it goes on where it
-was stopped; changed settings make new folders. The numbers go to docs/comparison.json, the page made from them to
-docs/comparison.md.
+was stopped; changed settings make new folders. The numbers go to docs/results.json, the section made from them into
+docs/results.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comparison_page import CHANCE, VARIANTS, Entry, page
+from comparison_page import CHANCE, VARIANTS, Entry, comparison, put_section
 
 from person_search.cli import run
 from person_search.commands import console, protocols_of, run_synthesis
@@ -181,7 +181,7 @@ def _where(gpu: str | None, torch_version: str, threads: int) -> str:
 
 
 def compare(preset: str, variants: Sequence[str], seeds: int, folder: Path, page_file: Path) -> None:
-    """Run what is missing, each in a process of its own, and write numbers and page after each."""
+    """Run what is missing, each in a process of its own, and write numbers and section after each."""
     run_synthesis(SynthConfig(out=folder / "scenes", **PRESETS[preset].scenes))
     numbers = page_file.with_suffix(".json")
     by_chance = chance(config_of(preset, "baseline", 0, folder))
@@ -199,13 +199,15 @@ def compare(preset: str, variants: Sequence[str], seeds: int, folder: Path, page
 
 
 def _publish(preset: str, entries: Sequence[Entry], numbers: Path, page_file: Path) -> None:
-    """Put the entries beside those of the other presets, and make the page of all."""
+    """Put the entries beside those of the other presets, and make the section of all."""
     known = json.loads(numbers.read_text(encoding="utf-8")) if numbers.exists() else {}
     known[preset] = [vars(entry) for entry in entries]
     numbers.parent.mkdir(parents=True, exist_ok=True)
     replace_text(numbers, json.dumps(known, indent=1) + "\n")
     of_presets = {name: [Entry(**entry) for entry in rows] for name, rows in known.items()}
-    replace_text(page_file, page(of_presets, {name: describe(name) for name in of_presets}))
+    section = comparison(of_presets, {name: describe(name) for name in of_presets})
+    text = page_file.read_text(encoding="utf-8") if page_file.exists() else ""
+    replace_text(page_file, put_section(text, section))
 
 
 def describe(preset: str) -> str:
@@ -229,7 +231,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each variant")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="variants to train; default: all")
     parser.add_argument("--folder", type=Path, default=Path("runs/compare"), help="scenes and run folders go here")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "comparison.md", help="page to write")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="page with the section")
     parser.add_argument("--one", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.seeds < 1:

@@ -1,4 +1,4 @@
-"""The page of the comparison: tables from numbers, and what they do and do not say."""
+"""The comparison as a section of a page: tables from numbers, and what they do and do not say."""
 
 from __future__ import annotations
 
@@ -63,13 +63,15 @@ PUBLISHED = (
 )
 """Method, start of its recipes' names, mAP and top-1 on CUHK-SYSU and on PRW: as published, 600 x 1000."""
 
-INTRODUCTION = """# Comparison
+START, END = "<!-- from here on made by `make compare` -->", "<!-- end of what `make compare` made -->"
+
+INTRODUCTION = """## Methods and their parts compared
 
 Three methods, and the baseline with one part of it changed at a time: the same scenes, the same number of steps, the
-same optimiser. `make compare` (`benchmarks/compare.py`) makes this page; trainings that are finished are kept.
+same optimiser. `make compare` (`benchmarks/compare.py`) makes this section; trainings that are finished are kept.
 """
 
-READING = """## What this shows, and what it does not
+READING = """### What this shows, and what it does not
 
 It shows that every method and every part trains and searches end to end, what a part changes within this budget, and
 what it costs in time and memory here. The scored checkpoint is the last one: nothing was chosen on the test split.
@@ -94,14 +96,21 @@ SEVERAL_SEEDS = (
 )
 
 
-def page(presets: Mapping[str, Sequence[Entry]], descriptions: Mapping[str, str]) -> str:
-    """The page in Markdown: a table per preset, how to read them, and the published numbers."""
+def put_section(text: str, section: str) -> str:
+    """The page ``text`` with ``section`` between its marks, which are added at its end where there are none."""
+    before, _, rest = text.partition(START)
+    after = rest.partition(END)[2] or "\n"
+    return f"{before.rstrip()}\n\n{START}\n\n{section}\n{END}{after}".lstrip()
+
+
+def comparison(presets: Mapping[str, Sequence[Entry]], descriptions: Mapping[str, str]) -> str:
+    """The section in Markdown: a table per preset, how to read them, and the published numbers."""
     parts = [INTRODUCTION]
     for name, entries in presets.items():
         places = sorted({entry.where for entry in entries if entry.where})
         steps = sorted({entry.steps for entry in entries if entry.steps})
         parts += [
-            f"## Measured: preset `{name}`\n",
+            f"### Measured: preset `{name}`\n",
             wrapped(f"{descriptions[name]}; {' or '.join(map(str, steps))} steps. Measured on {'; '.join(places)}."),
             table(entries),
             wrapped(LEGEND),
@@ -152,7 +161,7 @@ def spread(values: Sequence[float | None], factor: float, digits: int) -> str:
 def published() -> str:
     """The published numbers, marked as such, with the commands that would reproduce each."""
     lines = [
-        "## Published, not measured here",
+        "### Published, not measured here",
         "",
         wrapped(
             "ResNet-50 from ImageNet weights, 600 x 1000, as published with the reference implementation of the "

@@ -70,12 +70,12 @@ def test_the_table_has_means_and_spreads_of_the_seeds(modules) -> None:
 def test_the_page_says_how_many_seeds_and_marks_what_is_published(modules) -> None:
     _, page = modules
     entry = page.Entry("oim", 0, 0.25, 0.5, 0.75, 10.0, 4.0, 1000.0, 20, "here")
-    one = page.page({"cpu": [entry]}, {"cpu": "small"})
+    one = page.comparison({"cpu": [entry]}, {"cpu": "small"})
     assert page.wrapped(page.ONE_SEED) in one
-    several = page.page({"cpu": [entry, replace(entry, seed=1)]}, {"cpu": "small"})
+    several = page.comparison({"cpu": [entry, replace(entry, seed=1)]}, {"cpu": "small"})
     assert page.wrapped(page.SEVERAL_SEEDS) in several
     assert page.wrapped(page.ONE_SEED) not in several
-    published = one.split("## Published, not measured here")[1]
+    published = one.split("### Published, not measured here")[1]
     results = [line for line in published.splitlines() if line.startswith(("| OIM", "| NAE", "| baseline"))]
     assert len(results) == 3
     assert all("(published)" in line for line in results)
@@ -86,9 +86,19 @@ def test_the_page_says_how_many_seeds_and_marks_what_is_published(modules) -> No
         assert load_config(ROOT / recipe).training.run_dir == Path(run_dir)
 
 
+def test_the_section_takes_its_own_place_on_a_page(modules) -> None:
+    _, page = modules
+    new = page.put_section("", "one")
+    assert new == f"{page.START}\n\none\n{page.END}\n"
+    text = page.put_section("# Results\n\nBy hand.\n", "one")
+    assert text == f"# Results\n\nBy hand.\n\n{new}"
+    below = text + "\nMore by hand.\n"
+    assert page.put_section(below, "two") == below.replace("one", "two")
+
+
 def test_a_finished_training_is_kept_and_published(modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compare, page = modules
-    folder, out = tmp_path / "tiny", tmp_path / "docs" / "comparison.md"
+    folder, out = tmp_path / "tiny", tmp_path / "docs" / "results.md"
     compare.run_synthesis(compare.SynthConfig(out=folder / "scenes", **compare.PRESETS["tiny"].scenes))
     entry = compare.train_one("tiny", "baseline", 0, folder)
     assert entry.steps == 8
