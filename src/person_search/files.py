@@ -1,9 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,3 +61,28 @@ def whole_file(path: Path, what: str) -> Iterator[BinaryIO]:
         raise DataError(
             f"cannot write {what} '{path}': {error.strerror or error}; free space or choose another place"
         ) from None
+
+
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """A new folder that takes the place of ``target`` when the block ends well, and vanishes when it does not.
+
+    Folders above are made as needed. What was at ``target`` is removed only afterwards. Raises OSError.
+    """
+    if not target.parent.exists():
+        target.parent.mkdir(parents=True)
+    workshop = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        building, replaced = workshop / "new", workshop / "replaced"
+        building.mkdir()
+        yield building
+        if target.exists():
+            target.rename(replaced)
+        try:
+            building.rename(target)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(target)
+            raise
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)

@@ -124,15 +124,6 @@ def test_interrupted_set_never_looks_complete(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failed_move_puts_the_older_dataset_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, partial = tmp_path / "set", tmp_path / "gone"
-    out.mkdir()
-    (out / "old").write_text("x")
-    with pytest.raises(FileNotFoundError):
-        module._move_into_place(partial, out)
-    assert (out / "old").read_text() == "x"
-
-
 def test_workers_below_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="workers"):
         generate(config(tmp_path / "set"), workers=0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from person_search.data.synthetic import MARKER, read_marker
 from person_search.data.writers import WRITERS
 from person_search.data.writers.records import SceneRecord
 from person_search.errors import DataError, UsageError
+from person_search.files import replacing_folder
 from person_search.synth.appearance import Appearance, draw_identities
 from person_search.synth.plan import STREAM_IDENTITIES, ScenePlan, make_plan
 from person_search.synth.scenes import Studio
@@ -47,14 +47,9 @@ def generate(
     out = config.out.resolve()
     if _is_current(out, config):
         return False
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        try:
-            _write(config, partial, progress, workers)
-            _move_into_place(partial, out)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with replacing_folder(out) as folder:
+            _write(config, folder, progress, workers)
     except OSError as error:
         raise DataError(
             f"cannot write the dataset to '{config.out}': {error.strerror or error}; make room or choose another --out"
@@ -149,17 +144,3 @@ def _draw_one(job: tuple[ScenePlan, str]) -> SceneRecord:
     return SceneRecord(
         plan.split, plan.camera, plan.frame, path, *size, drawn.boxes, drawn.person_ids, drawn.visibility
     )
-
-
-def _move_into_place(partial: Path, out: Path) -> None:
-    """``partial`` becomes ``out``; an older dataset there is removed only afterwards."""
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    if out.exists():
-        out.rename(old)
-    try:
-        partial.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import yaml
 
 from person_search.data.scene import Split
 from person_search.errors import PersonSearchError, UsageError
+from person_search.files import replacing_folder
 from person_search.visualize import curves
 from person_search.visualize.report_pictures import Pictures, ReadImage
 from person_search.visualize.report_queries import choose_queries, ranking
@@ -66,8 +64,10 @@ def write_report(
 
     Raises UsageError when ``out`` holds anything but an earlier report, PersonSearchError when it cannot be written.
     """
+    target = out.resolve()
     try:
-        with _whole_or_nothing(out) as folder:
+        _refuse_foreign(target, out)
+        with replacing_folder(target) as folder:
             pictures = Pictures(folder, split.image_root, read_image)
             page = {
                 "generator": _GENERATOR,
@@ -95,29 +95,6 @@ def write_report(
 def percent(share: float | None) -> str:
     """A share as per cent with one decimal; a dash for None and NaN."""
     return "\N{EN DASH}" if share is None or not np.isfinite(share) else f"{100 * share:.1f}"
-
-
-@contextmanager
-def _whole_or_nothing(out: Path) -> Iterator[Path]:
-    """A new folder that takes the place of ``out`` when the block ends well, and vanishes when it does not."""
-    target = out.resolve()
-    _refuse_foreign(target, out)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        building, replaced = workshop / "report", workshop / "replaced"
-        building.mkdir()
-        yield building
-        if target.exists():
-            target.rename(replaced)
-        try:
-            building.rename(target)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(target)
-            raise
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
 
 
 def _refuse_foreign(target: Path, named: Path) -> None:
