@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 DATA ?= data/synthetic
+SEEDS ?= 1
 
 .PHONY: demo test test-fast lint format bench compare clean
 
@@ -42,9 +43,10 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/annotations.py
 
-# Methods and their parts on one synthetic set: about 20 minutes on two CPU cores; what is finished is kept.
+# Methods and their parts on one synthetic set: about 20 minutes on two CPU cores for each of SEEDS; what is finished is
+# kept.
 compare: $(VENV)/.installed
-	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/compare.py --seeds $(SEEDS)
 
 clean:
 	rm -rf $(VENV) build dist report

@@ -48,7 +48,7 @@ class Preset:
 
 PRESETS = {
     "cpu": Preset(
-        scenes={"identities": 240, "scenes": 720, "cameras": 4},
+        scenes={"identities": 300, "scenes": 840, "cameras": 4, "train_share": 0.6, "val_share": 0.0},
         settings={
             "width": 0.375,
             "shorter_side": 192,
@@ -56,7 +56,7 @@ PRESETS = {
             "anchor_sizes": (29, 45, 67),
             "rpn_post_nms_train": 200,
             "roi_batch_per_image": 24,
-            "max_epochs": 2,
+            "max_epochs": 3,
         },
     ),
     "gpu": Preset(
