@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import train_tiny
 from conftest import tiny_config
 
 from person_search.config import to_yaml
@@ -22,28 +23,14 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks children up in /proc"),
 ]
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from conftest import TinyDataset
-from person_search import cli
-from person_search.config import load_config
-from person_search.training.trainer import train
-
-run, data = map(Path, sys.argv[1:])
-go = lambda _: train(load_config(run), dataset=TinyDataset(data), show_progress=False)
-sys.exit(cli.run([], go))
-"""
-
 
 @pytest.fixture
 def running(tmp_path: Path):
     """A training of two processes under way, its second process's id, and its folder."""
     config = tiny_config(tmp_path / "run", devices=2, max_epochs=10_000, checkpoint_every=1, batch_size=1)
     (tmp_path / "run.yaml").write_text(to_yaml(config))
-    (tmp_path / "program.py").write_text(PROGRAM)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "run.yaml"), str(tmp_path / "data")]
+    command = [sys.executable, train_tiny.__file__, str(tmp_path / "run.yaml"), str(tmp_path / "data")]
     with open(tmp_path / "messages", "w") as messages:
         first = subprocess.Popen(command, env=environment, stdout=messages, stderr=messages)
     try:
