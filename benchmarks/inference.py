@@ -11,13 +11,12 @@ The weights are random, so every picture has as many detections as are kept at m
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import torch
-from speed import arguments_of, measure_all, show, wait
+from speed import Stopwatch, arguments_of, measure_all, show
 from torch.utils.flop_counter import FlopCounterMode
 
 from person_search.config import Config, with_settings
@@ -44,31 +43,14 @@ def measure(config: Config, split: Split, options: argparse.Namespace) -> dict[s
     with FlopCounterMode(display=False) as counter:
         predicting.predict(model, first(split, batch_size), config)
     predicting.predict(model, first(split, options.warm_up * batch_size), config)
-    began = waited = 0.0
+    clock = Stopwatch(options.device)
 
     def timed(*arguments: Any, **named: Any) -> Iterator[Any]:
-        nonlocal began, waited
-        batches = loading.scene_batches(*arguments, **named)
-        yield next(batches)
-        wait(options.device)
-        began = time.perf_counter()
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
+        return clock.over(loading.scene_batches(*arguments, **named), skip=1)
 
     with mock.patch.object(predicting, "scene_batches", timed):
         predicting.predict(model, first(split, (options.batches + 1) * batch_size), config)
-    wait(options.device)
-    return {
-        "images": options.batches * batch_size,
-        "seconds": time.perf_counter() - began,
-        "waiting": waited,
-        "operations": counter.get_total_flops() / batch_size,
-    }
+    return clock.measured(options.batches * batch_size, counter.get_total_flops() / batch_size)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ PEAKS = {
 
 PEOPLE, IDENTITIES = 5, 100
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -59,6 +61,34 @@ class Row:
     operations: float
     peak_mb: float
     peak_operations: float
+
+
+class Stopwatch:
+    """Times what is done with batches, and how much of it was waiting for the next one."""
+
+    def __init__(self, device: str):
+        self._device = device
+        self._began = self._waited = 0.0
+
+    def over(self, batches: Iterable[T], *, skip: int) -> Iterator[T]:
+        """``batches``, timed once the first ``skip`` are done with."""
+        source = iter(batches)
+        yield from itertools.islice(source, skip)
+        wait(self._device)
+        self._began = time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            batch = next(source, None)
+            self._waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def measured(self, images: int, operations: float) -> dict[str, float]:
+        """Fields of a ``Row``, when all batches are done with."""
+        wait(self._device)
+        seconds = time.perf_counter() - self._began
+        return {"images": images, "seconds": seconds, "waiting": self._waited, "operations": operations}
 
 
 def arguments_of(description: str) -> argparse.ArgumentParser:

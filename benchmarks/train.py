@@ -11,10 +11,10 @@ convolutions and matrix products, forward and backward. Waiting is the time in w
 from __future__ import annotations
 
 import argparse
-import time
+from itertools import islice
 
 import torch
-from speed import arguments_of, measure_all, show, wait
+from speed import Stopwatch, arguments_of, measure_all, show
 from torch.utils.flop_counter import FlopCounterMode
 
 from person_search.config import Config
@@ -38,26 +38,15 @@ def measure(config: Config, split: Split, options: argparse.Namespace) -> dict[s
     batch_size = config.training.batch_size
     order = TrainingOrder(range(len(split.scenes)), flip=True, batch_size=batch_size)
     loader = training_batches(split, order, workers=config.data.workers, pin=options.device == "cuda")
-    batches = iter(loader)
+    clock = Stopwatch(options.device)
+    warm_up = 1 + options.warm_up
+    batches = clock.over(islice(loader, warm_up + options.batches), skip=warm_up)
     with FlopCounterMode(display=False) as counter:
         step([next(batches)])
-    for _ in range(options.warm_up):
-        step([next(batches)])
-    wait(options.device)
-    began, waited = time.perf_counter(), 0.0
-    for _ in range(options.batches):
-        asked = time.perf_counter()
-        batch = next(batches)
-        waited += time.perf_counter() - asked
+    for batch in batches:
         # The step itself waits for the device: whether to skip it is known on the host.
         step([batch])
-    wait(options.device)
-    return {
-        "images": options.batches * batch_size,
-        "seconds": time.perf_counter() - began,
-        "waiting": waited,
-        "operations": counter.get_total_flops() / batch_size,
-    }
+    return clock.measured(options.batches * batch_size, counter.get_total_flops() / batch_size)
 
 
 if __name__ == "__main__":

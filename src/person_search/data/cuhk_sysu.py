@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from person_search.data import matlab
-from person_search.data.folders import find_folder
+from person_search.data.folders import PublishedDataset
 from person_search.data.gallery_cache import cached_protocol
 from person_search.data.scene import (
     UNLABELLED,
     Boxes,
-    Dataset,
     Protocol,
     ProtocolOptions,
     Query,
@@ -25,15 +24,14 @@ from person_search.data.scene import (
     SplitName,
     as_boxes,
     every_other_scene,
+    refuse_validation,
 )
 from person_search.errors import DataError, UsageError
 
-FOLDER_NAMES = ("CUHK-SYSU", "cuhk_sysu", "ssm", "dataset")
 LAYOUT = (
     "CUHK-SYSU's layout (Image/SSM/*.jpg, annotation/Images.mat, annotation/pool.mat, "
     "annotation/test/train_test/{Train,TestG50,TestG100,...}.mat)"
 )
-ENTRIES = ("annotation/Images.mat", "annotation/pool.mat", "annotation/test/train_test")
 GALLERY_SIZES = (50, 100, 500, 1000, 2000, 4000)
 STANDARD_SIZE = 100
 WHOLE_SET = -1
@@ -58,23 +56,19 @@ class _Row:
     labelled: int
 
 
-class CuhkSysuDataset(Dataset):
+class CuhkSysuDataset(PublishedDataset):
     """CUHK-SYSU's 18,184 images: training images are all but those of pool.mat.
 
     Train identity k is entry k of Train.mat; test identity k is row k of TestG50.mat.
     """
 
     summary = LAYOUT
-
-    @cached_property
-    def folder(self) -> Path:
-        """The folder that holds the set. Raises DataError."""
-        return find_folder(self.root, FOLDER_NAMES, ENTRIES, LAYOUT)
+    folder_names = ("CUHK-SYSU", "cuhk_sysu", "ssm", "dataset")
+    entries = ("annotation/Images.mat", "annotation/pool.mat", "annotation/test/train_test")
 
     def split(self, name: SplitName) -> Split:
         """``"train"`` or ``"test"``. Raises DataError for missing, damaged or contradicting files."""
-        if name == "val":
-            raise UsageError("cuhk-sysu has no split 'val'; hold one out of training with --validation-share")
+        refuse_validation("cuhk-sysu", name)
         if name == "train":
             pool = set(self._pool)
             names = [image for image in self._boxes if image not in pool]

@@ -1,11 +1,31 @@
-"""Finds a published dataset in the folder a user gave."""
+"""Published datasets: found in the folder a user gave, without a validation split of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
+from person_search.data.scene import Dataset
 from person_search.errors import DataError
+
+
+class PublishedDataset(Dataset):
+    """A dataset released as one folder of a fixed layout (``summary``).
+
+    Attributes:
+        folder_names: what people call the folder.
+        entries: files and folders in it by which it is recognised.
+    """
+
+    folder_names: ClassVar[tuple[str, ...]]
+    entries: ClassVar[tuple[str, ...]]
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder that holds the set. Raises DataError."""
+        return find_folder(self.root, self.folder_names, self.entries, self.summary)
 
 
 def find_folder(root: Path, names: Sequence[str], entries: Sequence[str], layout: str) -> Path:

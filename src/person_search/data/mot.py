@@ -24,6 +24,7 @@ from person_search.data.scene import (
     SplitName,
     as_boxes,
     every_other_scene,
+    refuse_validation,
 )
 from person_search.errors import DataError, UsageError
 
@@ -79,8 +80,7 @@ class MotDataset(Dataset):
 
     def split(self, name: SplitName) -> Split:
         """``"train"`` or ``"test"``. Raises DataError for missing or damaged files, UsageError for an empty split."""
-        if name == "val":
-            raise UsageError("mot has no split 'val'; hold one out of training with --validation-share")
+        refuse_validation("mot", name)
         sequences = [_read_sequence(folder) for folder in self._folders()]
         cameras = {seq.name: number for number, seq in enumerate(sequences, start=1) if not seq.scope}
         parts = self._parts(sequences)

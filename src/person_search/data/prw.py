@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import re
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from person_search.data import matlab
-from person_search.data.folders import find_folder
-from person_search.data.scene import UNLABELLED, Boxes, Dataset, Ints, Query, Scene, Split, SplitName, as_boxes
-from person_search.errors import DataError, UsageError
+from person_search.data.folders import PublishedDataset
+from person_search.data.scene import (
+    UNLABELLED,
+    Boxes,
+    Ints,
+    Query,
+    Scene,
+    Split,
+    SplitName,
+    as_boxes,
+    refuse_validation,
+)
+from person_search.errors import DataError
 
-FOLDER_NAMES = ("PRW", "prw", "PRW-v16.04.20")
 LAYOUT = (
     "PRW's layout (frames/*.jpg, annotations/NAME.jpg.mat, frame_train.mat, frame_test.mat, "
     "ID_train.mat, query_info.txt)"
 )
-ENTRIES = ("annotations", "frame_train.mat", "frame_test.mat", "ID_train.mat", "query_info.txt")
 VARIABLES = ("box_new", "anno_file", "anno_previous")
 QUERY_FILES = {"standard": "query_info.txt", "mini": "prwmini_query_info.txt"}
 FRAMES_PER_SECOND = 25.0
@@ -39,7 +45,7 @@ def query_box(x: float, y: float, width: float, height: float) -> Boxes:
     return np.trunc(np.array([x, y, x + width, y + height])).clip(min=0).astype(np.float32)
 
 
-class PrwDataset(Dataset):
+class PrwDataset(PublishedDataset):
     """PRW's 11,816 frames of 6 cameras; option ``queries`` chooses PRW-mini's queries.
 
     Train identities are numbered by their place in the sorted ID_train, test identities by theirs among the sorted ids
@@ -47,16 +53,12 @@ class PrwDataset(Dataset):
     """
 
     summary = LAYOUT
-
-    @cached_property
-    def folder(self) -> Path:
-        """The folder that holds the set. Raises DataError."""
-        return find_folder(self.root, FOLDER_NAMES, ENTRIES, LAYOUT)
+    folder_names = ("PRW", "prw", "PRW-v16.04.20")
+    entries = ("annotations", "frame_train.mat", "frame_test.mat", "ID_train.mat", "query_info.txt")
 
     def split(self, name: SplitName) -> Split:
         """``"train"`` or ``"test"``. Raises DataError for missing, damaged or contradicting files."""
-        if name == "val":
-            raise UsageError("prw has no split 'val'; hold one out of training with --validation-share")
+        refuse_validation("prw", name)
         names = self._frame_names(name)
         counts, ids, boxes = self._annotations(names)
         if name == "train":

@@ -149,6 +149,12 @@ class Dataset(abc.ABC):
         return every_other_scene(split, cross_camera=options.cross_camera)
 
 
+def refuse_validation(dataset: str, name: SplitName) -> None:
+    """Raise UsageError where ``"val"`` is asked of a dataset that has no such split."""
+    if name == "val":
+        raise UsageError(f"{dataset} has no split 'val'; hold one out of training with --validation-share")
+
+
 def every_other_scene(split: Split, *, cross_camera: bool = False, allowed: Bools | None = None) -> Protocol:
     """The protocol whose gallery is every scene of ``split`` but the query's own.
 

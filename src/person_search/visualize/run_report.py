@@ -15,6 +15,7 @@ from person_search.evaluation.files import EVALUATION, PREDICTIONS, RESULTS, rea
 from person_search.evaluation.predictions import Predictions, align
 from person_search.evaluation.results import read_results
 from person_search.models.loading import load_model
+from person_search.training.checkpoints import BEST, LAST
 from person_search.visualize.report import write_report
 
 PROPOSAL_SCENES = 4
@@ -57,8 +58,13 @@ def detections_by_scene(predictions: Predictions) -> dict[str, tuple[Boxes, Boxe
     }
 
 
-def proposals_by_scene(run_dir: Path, split: Split) -> dict[str, tuple[Boxes, Boxes]]:
-    """Proposals of the run's model for a few scenes spread over the split: (n, 4) boxes and (n,) logits."""
+def proposals_by_scene(run_dir: Path, split: Split) -> dict[str, tuple[Boxes, Boxes]] | None:
+    """Proposals of the run's model for a few scenes spread over the split: (n, 4) boxes and (n,) logits.
+
+    None where the folder holds no run's checkpoint: that of somebody else was evaluated in it.
+    """
+    if not any((run_dir / name).exists() for name in (BEST, LAST)):
+        return None
     model = load_model(run_dir)
     chosen = np.unique(np.linspace(0, len(split.scenes) - 1, PROPOSAL_SCENES).round().astype(int))
     found = {}
