@@ -123,6 +123,15 @@ def test_the_report_opens_from_disk(evaluated, run_dir, tmp_path):
     assert all((tmp_path / "report" / picture).is_file() for picture in pictures)
 
 
+def test_a_checkpoint_by_itself_is_evaluated_and_reported(run_dir, dataset, tmp_path):
+    shutil.copy(run_dir / "best.pt", tmp_path / "weights.pt")
+    person_search("evaluate", "--checkpoint", tmp_path / "weights.pt", "--data-root", dataset)
+    person_search("report", "--run-dir", tmp_path, "--out", tmp_path / "report")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert 'id="scenes"' in page
+    assert 'id="proposals"' not in page
+
+
 def test_the_readme_example_runs(run_dir, dataset, tmp_path):
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     example = readme.split("```python\n")[1].split("```")[0]
