@@ -40,7 +40,7 @@ def test_two_machines_train_as_one_with_two_processes(tmp_path: Path) -> None:
     started = [start(machines, tmp_path, **address, NODE_RANK=str(number)) for number in (0, 1)]
     started.append(start(tiny_config(tmp_path / "processes", devices=2, **shared), tmp_path))
     for process in started:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
     one, other = (read_checkpoint(tmp_path / name / LAST) for name in ("machines", "processes"))
     assert one.training is not None

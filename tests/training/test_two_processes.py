@@ -35,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
-        [*command, program, str(two), str(data)], env=environment, capture_output=True, text=True, timeout=150
+        [*command, program, str(two), str(data)], env=environment, capture_output=True, text=True, timeout=600
     )
     assert ended.returncode == 0, ended.stderr
     assert "find_unused_parameters" not in ended.stderr
