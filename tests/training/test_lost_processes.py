@@ -49,7 +49,7 @@ def running(tmp_path: Path):
 def test_the_first_process_says_that_another_died(running) -> None:
     first, second, folder = running
     os.kill(second, signal.SIGKILL)
-    assert first.wait(timeout=30) == 1
+    assert first.wait(timeout=300) == 1
     (message,) = (line for line in (folder / "messages").read_text().splitlines() if line.startswith("error:"))
     assert "process 1 of this run ended by SIGKILL" in message
     assert "--resume" in message
@@ -75,8 +75,8 @@ def test_a_process_that_waits_for_a_lost_one_for_ever_is_ended() -> None:
     shell = subprocess.Popen(["sh", "-c", '"$@"; true', "sh", sys.executable, "-c", STUCK, "second"], **pipes)
     assert shell.stdout.readline() == "watching\n"
     shell.kill()
-    (message,) = first.communicate(timeout=60)[1].splitlines()
+    (message,) = first.communicate(timeout=300)[1].splitlines()
     assert first.returncode == 1
     assert "process 1 of this run ended with exit code 3" in message
-    (message,) = shell.communicate(timeout=60)[1].splitlines()
+    (message,) = shell.communicate(timeout=300)[1].splitlines()
     assert "process 0 of this run ended" in message

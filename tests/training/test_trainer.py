@@ -153,7 +153,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_the_same(
         config=str(tmp_path / "killed.yaml"),
         data=str(dataset.root),
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     position = read_checkpoint(tmp_path / "killed" / "last.pt").training["position"]
     assert (position["epoch"], position["images"], position["step"]) == (1, 4, 6)
