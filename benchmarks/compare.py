@@ -98,9 +98,10 @@ PRESETS = {
 
 
 def config_of(preset: str, variant: str, seed: int, folder: Path) -> Config:
-    """The settings of one training. Validation is off: what is scored is the last checkpoint, nothing is chosen."""
+    """The settings of one training: the demo's, with OIM as published. Validation is off: nothing is chosen by it."""
     base = load_config(ROOT / "recipes" / "demo.yaml")
-    shared = {"data_root": folder / "scenes", "validate_every": 0, "seed": seed} | PRESETS[preset].settings
+    shared = {"data_root": folder / "scenes", "reid_loss": "oim", "validate_every": 0, "seed": seed}
+    shared |= PRESETS[preset].settings
     config = with_settings(base, **(shared | VARIANTS[variant].settings))
     name = f"{variant}-seed{seed}-{fingerprint(preset, config)}"
     return with_settings(config, run_dir=folder / name)
