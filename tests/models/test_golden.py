@@ -5,8 +5,10 @@ The outputs lie beside the checkout, in ``../shared/golden``; where they do not,
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -43,16 +45,6 @@ class Scheduler:
 
     def __init__(self):
         self.milestones = [4]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two_threads():
-    """Rounding through fifty layers depends on how torch's kernels split their work: with two threads the queue
-    differs from the reference's by 5e-6, with one by 1.3e-5, without oneDNN by 3e-5. The bounds below are between."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache
@@ -156,28 +148,54 @@ def test_converted_it_is_the_same_model_in_our_format(case, tmp_path_factory):
     assert results[0]["detections"] > 0
 
 
-def test_one_training_step_agrees_in_losses_gradients_and_tables(case):
-    _, golden, model = case
+@contextmanager
+def threads(number):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def step(model, golden):
+    """Losses, gradient norms and state after one training step from the weights of ``model``."""
+    model = copy.deepcopy(model)
     targets = [
         Target(torch.from_numpy(boxes), torch.from_numpy(ids), torch.zeros(0, 4))
         for boxes, ids in zip(golden["gt_boxes"], golden["pids"], strict=True)
     ]
     losses = model.train()([torch.from_numpy(picture) for picture in golden["rgb"]], targets)
-    for ours, theirs in LOSSES.items():
-        assert losses[ours].item() == pytest.approx(float(golden[f"loss/{theirs}"]), rel=1e-4), ours
     sum(losses.values()).backward()
-    norms = {
+    norms = {key: p.grad.norm().item() for key, p in model.named_parameters() if p.grad is not None}
+    return {key: loss.item() for key, loss in losses.items()}, norms, model.state_dict()
+
+
+def test_one_training_step_agrees_in_losses_gradients_and_tables(case):
+    """The tables' bound of 1e-5 is below float32's rounding: in float64 the queues of OIM and NAE differ from the
+    reference's by 2e-5 to 5e-5. Only who rounds alike meets it, and how torch rounds depends on processor and threads:
+    on some processors one thread gives the reference's bits, on others two come near."""
+    _, golden, model = case
+    expected_norms = {
         rename(key.removeprefix("gradnorm/")): float(value)
         for key, value in golden.items()
         if key.startswith("gradnorm/")
     }
-    ours = {key: p.grad.norm().item() for key, p in model.named_parameters() if p.grad is not None}
-    assert set(ours) == set(norms)
-    floor = 1e-3 * max(norms.values())
-    for key, expected in norms.items():
-        assert ours[key] == pytest.approx(expected, rel=1e-2, abs=1e-2 * floor), key
-    state = model.state_dict()
-    for key, expected in golden.items():
-        if key.startswith("after/"):
-            found = state[rename(key.removeprefix("after/"))].numpy()[-len(expected) :]
-            assert np.abs(found - expected).max() < 1e-5, key
+    floor = 1e-3 * max(expected_norms.values())
+    differences = []
+    for number in (1, 2):
+        with threads(number):
+            losses, norms, state = step(model, golden)
+        for ours, theirs in LOSSES.items():
+            assert losses[ours] == pytest.approx(float(golden[f"loss/{theirs}"]), rel=1e-4), ours
+        assert set(norms) == set(expected_norms)
+        for key, expected in expected_norms.items():
+            assert norms[key] == pytest.approx(expected, rel=1e-2, abs=1e-2 * floor), key
+        tables = {
+            key: np.abs(state[rename(key.removeprefix("after/"))].numpy()[-len(expected) :] - expected).max()
+            for key, expected in golden.items()
+            if key.startswith("after/")
+        }
+        assert max(tables.values()) < 1e-4, tables
+        differences.append(max(tables.values()))
+    assert min(differences) < 1e-5
