@@ -64,7 +64,7 @@ def device_kind(config: TrainingConfig) -> str:
     devices, nodes = process_counts(config)
     there = torch.cuda.device_count() if kind == "cuda" else cores()
     if devices > there and (kind == "cuda" or not started_by_launcher()):
-        what = "GPUs" if kind == "cuda" else "CPU cores"
+        what = ("GPU" if kind == "cuda" else "CPU core") + ("" if there == 1 else "s")
         raise UsageError(f"{devices} devices were asked for, this machine has {there} {what}; use fewer")
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
     if nodes > 1 and missing and not started_by_launcher():
