@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml
 # Synthetic dataset, training, evaluation and report; what is there already is kept.
 demo: $(VENV)/.installed
 	$(BIN)/person-search synth --identities 300 --scenes 1000 --cameras 4 --out $(DATA)
-	$(BIN)/person-search train --config recipes/demo.yaml --data-root $(DATA) --run-dir $(RUN) --resume
+	$(BIN)/person-search train --config recipes/demo.yaml --data-root $(DATA) --run-dir $(RUN) $(if $(wildcard $(RUN)),--resume)
 	$(BIN)/person-search evaluate --checkpoint $(RUN) --references
 	$(BIN)/person-search report --run-dir $(RUN) --out report
 
