@@ -52,7 +52,8 @@ def run_training(config: Config, *, resume: bool) -> None:
     result = f" (validation {percent(outcome.best_result)} %)" if outcome.best and outcome.best_result else ""
     skipped = f"; {outcome.skipped} steps skipped as not finite" if outcome.skipped else ""
     console.print(
-        f"trained {outcome.epoch} epochs, {outcome.step} steps: newest checkpoint {outcome.last}"
+        f"trained {outcome.step} steps, {outcome.epoch} whole epoch{'' if outcome.epoch == 1 else 's'}: "
+        f"newest checkpoint {outcome.last}"
         f"{best}{result}{skipped}",
         soft_wrap=True,
     )

@@ -253,13 +253,17 @@ def test_one_optimiser_and_a_method_without_reid_parameters(make_config: MakeCon
 # Refused, before or instead of work.
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def test_a_used_folder_is_left_alone(make_config: MakeConfig, dataset: Dataset) -> None:
     config = make_config(max_steps=1)
     run(config, dataset)
-    before = {p.name: p.read_bytes() for p in config.training.run_dir.iterdir() if p.is_file()}
+    before = contents(config.training.run_dir)
     with pytest.raises(UsageError, match=r"already holds a run.*--resume"):
         run(config, dataset)
-    assert {p.name: p.read_bytes() for p in config.training.run_dir.iterdir() if p.is_file()} == before
+    assert contents(config.training.run_dir) == before
 
 
 def test_resuming_where_nothing_is_starts_at_the_beginning(
@@ -269,13 +273,16 @@ def test_resuming_where_nothing_is_starts_at_the_beginning(
     assert "no checkpoint" in caplog.text
 
 
-@pytest.mark.parametrize("change", [{"width": 0.25}, {"optimizer": "adamw"}, {"uni_optim": True}])
+@pytest.mark.parametrize("change", [{"width": 0.25}, {"method": "nae"}, {"optimizer": "adamw"}, {"uni_optim": True}])
 def test_a_checkpoint_of_another_training_is_refused(
     make_config: MakeConfig, dataset: Dataset, change: dict[str, Any]
 ) -> None:
-    run(make_config(max_steps=1), dataset)
+    config = make_config(max_steps=1)
+    run(config, dataset)
+    before = contents(config.training.run_dir)
     with pytest.raises(CheckpointError, match=r"last\.pt"):
         run(make_config(max_steps=2, **change), dataset, resume=True)
+    assert contents(config.training.run_dir) == before
 
 
 def test_an_unreadable_image_stops_the_run_unless_told_otherwise(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,11 +81,23 @@ def agree_on_start(start: tuple[Path, Checkpoint] | None) -> None:
         )
 
 
-def write_config(run_dir: Path, config: Config) -> None:
-    """Create the folder and write the effective config into it. Raises PersonSearchError when that is impossible."""
-    try:
+def make_run_folder(run_dir: Path) -> None:
+    """Create the folder, if need be. Raises PersonSearchError when nothing can be written into it."""
+    with _written_into(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=run_dir).close()
+
+
+def write_config(run_dir: Path, config: Config) -> None:
+    """Write the effective config into the folder. Raises PersonSearchError when that is impossible."""
+    with _written_into(run_dir):
         replace_text(run_dir / "config.yaml", to_yaml(config))
+
+
+@contextmanager
+def _written_into(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise PersonSearchError(
             f"cannot write into the run folder '{run_dir}': {error.strerror}; choose another --run-dir"

@@ -49,6 +49,7 @@ from person_search.training.progress import RunProgress
 from person_search.training.run_folder import (
     Position,
     agree_on_start,
+    make_run_folder,
     note_aspect_ratios,
     note_unreadable,
     noted_aspect_ratios,
@@ -107,13 +108,16 @@ def train(
         with together():
             agree_on_start(start)
             if fabric.is_global_zero:
-                write_config(run_dir, config)
+                make_run_folder(run_dir)
                 if config.data.skip_unreadable:
                     note_unreadable(run_dir, split, config.data.workers)
                 if config.training.group_by_aspect_ratio:
                     note_aspect_ratios(run_dir, split, scenes_to_train_on(run_dir, split))
         with together():
             run = _prepare(config, fabric, scaler, split, validation, start)
+            if fabric.is_global_zero:
+                # Not before: settings that a run cannot go on with must not take the place of its own.
+                write_config(run_dir, config)
         return run.fit(show_progress=show_progress and fabric.is_global_zero)
 
 
