@@ -33,7 +33,8 @@ from person_search.training.step import TrainingStep
 
 TRAININGS: dict[str, dict[str, Any]] = {
     "baseline": {"validate_every": 1},
-    "softmax": {"reid_loss": "softmax", "uni_optim": True, "levels": ("C4", "C5")},
+    # One image and, now and then, one row for re-ID in a process.
+    "softmax": {"reid_loss": "softmax", "uni_optim": True, "levels": ("C4", "C5"), "accumulate": 2, "pk_per_person": 1},
     "oim": {"method": "oim"},
     "nae": {"method": "nae", "accumulate": 2},
 }

@@ -26,11 +26,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     one, two, data = root / "one", root / "two", root / "data"
     one.mkdir()
     two.mkdir()
+    threads = torch.get_num_threads()
+    # As in the two: how many share the work decides how it is rounded.
+    torch.set_num_threads(1)
     scenarios.run_trainings(one, data)
     scenarios.uneven_step(one, data)
     scenarios.run_prediction(one, data)
     with scenarios.frozen_normalisation():
         scenarios.train(scenarios.config_of(two, "begun", **scenarios.TRAININGS["baseline"], max_steps=3), data)
+    torch.set_num_threads(threads)
     program = str(Path(scenarios.__file__))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}

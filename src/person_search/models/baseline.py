@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from person_search.config import ModelConfig
 from person_search.models.box_heads import LightHead, box_loss, softmax_classification_loss
@@ -84,10 +85,11 @@ class Baseline(PersonSearchModel):
     def _identify(self, features: Tensor, boxes: list[Tensor], labels: Tensor) -> Tensor:
         """Weighted re-ID loss, the mean over levels."""
         self.metrics["reid_rois"] = counted(torch.tensor(len(labels)))
-        synchronised = any(isinstance(part, nn.SyncBatchNorm) for part in self.neck.modules())
-        if (total_of(len(labels), labels.device) if synchronised else len(labels)) < 2:
-            # Batch normalisation needs two rows. With none the same path is gone, for the other processes' sake:
-            # they wait for this one's gradients and normalisation, and their embeddings count in this one's tables.
+        norms = [part for part in self.neck.modules() if isinstance(part, _BatchNorm) and part.training]
+        synchronised = any(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+        if norms and (total_of(len(labels), labels.device) if synchronised else len(labels)) < 2:
+            # Batch normalisation trains on two rows at least. With none the same path is gone, for the other processes'
+            # sake: they wait for this one's gradients and normalisation, and it needs their embeddings in its tables.
             boxes, labels = [box[:0] for box in boxes], labels[:0]
         necked = self.neck(self.pool(self.align(features, boxes)))
         results = [self.reid_loss[level](x, labels) for level, x in necked.items()]
