@@ -16,7 +16,7 @@ class PersonSearchError(Exception):
     agreed = False
     """All processes of the run raised this error together."""
     shown_elsewhere = False
-    """It is another one of them that shows it."""
+    """Another of these processes shows it, so this one need not."""
 
 
 class UsageError(PersonSearchError):

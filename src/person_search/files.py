@@ -76,12 +76,12 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         building, replaced = workshop / "new", workshop / "replaced"
         building.mkdir()
         yield building
-        if target.exists():
-            target.rename(replaced)
         try:
+            if target.exists():
+                target.rename(replaced)
             building.rename(target)
-        except OSError:
-            if replaced.exists():
+        except BaseException:
+            if replaced.exists() and not target.exists():
                 replaced.rename(target)
             raise
     finally:

@@ -1,4 +1,4 @@
-"""Published datasets: found in the folder a user gave, without a validation split of their own."""
+"""Published datasets, found in the folder a user gave."""
 
 from __future__ import annotations
 
