@@ -331,5 +331,5 @@ def progress_bar(what: str, *, shown: bool = True) -> Iterator[Callable[[int, in
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=messages, disable=not shown) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        task = progress.add_task(what, total=None, visible=False)
+        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
