@@ -31,6 +31,7 @@ from person_search.training.companions import leave_group
 from person_search.training.processes import start_fabric
 from person_search.training.step import TrainingStep
 
+THREADS = Path("/proc/self/task")
 TRAININGS: dict[str, dict[str, Any]] = {
     "baseline": {"validate_every": 1},
     # One image and, now and then, one row for re-ID in a process.
@@ -197,13 +198,14 @@ def main() -> None:
     (root / f"errors-{rank()}.json").write_text(json.dumps(errors(root, data)))
     assert np.all(everyones(rank()) == np.arange(processes()))
     # Left running, torch.distributed's threads now and then abort a process that has done its work.
+    assert gloo_threads() or not THREADS.is_dir()
     leave_group()
-    assert not [name for name in thread_names() if "gloo" in name]
+    assert not gloo_threads()
 
 
-def thread_names() -> list[str]:
-    """Names of this process's threads, where the system tells."""
-    return [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+def gloo_threads() -> list[str]:
+    """Names of this process's threads that serve to talk to the others, where the system tells."""
+    return [name for path in THREADS.glob("*/comm") if "gloo" in (name := path.read_text())]
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from person_search.config import TrainingConfig
-from person_search.errors import UsageError
-from person_search.training import processes
+from person_search.errors import DataError, UsageError
+from person_search.models.distributed import raise_together
+from person_search.training import companions, processes
 from person_search.training.processes import device_kind, process_counts, stop_on_signals
 
 
@@ -93,3 +94,22 @@ def test_the_first_signal_asks_and_the_second_ends(number: int) -> None:
 
 def test_an_interrupted_run_has_the_exit_code_of_the_shell() -> None:
     assert processes.InterruptedRunError.exit_code == 130
+
+
+@pytest.mark.parametrize(("agreed", "left"), [(True, []), (False, [companions.leave_group])])
+def test_only_an_error_of_all_processes_leaves_the_group_in_order(
+    monkeypatch: pytest.MonkeyPatch, agreed: bool, left: list[object]
+) -> None:
+    forgotten: list[object] = []
+    monkeypatch.setattr(companions.atexit, "unregister", forgotten.append)
+    error = DataError("unreadable")
+
+    def fail() -> None:
+        if agreed:
+            raise_together(error)
+        raise error
+
+    with pytest.raises(DataError) as raised, companions.losses_named():
+        fail()
+    assert raised.value.agreed == agreed
+    assert forgotten == left

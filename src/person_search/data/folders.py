@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -24,24 +23,19 @@ class PublishedDataset(Dataset):
 
     @cached_property
     def folder(self) -> Path:
-        """The folder that holds the set. Raises DataError."""
-        return find_folder(self.root, self.folder_names, self.entries, self.summary)
+        """``root`` itself or its child of a known name: whichever holds most of ``entries``, the earlier in a tie.
 
-
-def find_folder(root: Path, names: Sequence[str], entries: Sequence[str], layout: str) -> Path:
-    """``root`` itself or its child of one of ``names``: whichever holds most of ``entries``, the earlier in a tie.
-
-    A folder that holds only some of them is returned too, so that the error later names the missing file. Raises
-    DataError, with ``layout``, when none of ``entries`` is anywhere.
-    """
-    if not root.is_dir():
-        raise DataError(f"data root '{root}' is not a folder; expected {layout}")
-    candidates = [root, *(root / name for name in names)]
-    counts = [sum((folder / entry).exists() for entry in entries) for folder in candidates]
-    best = counts.index(max(counts))
-    if counts[best] == 0:
-        raise DataError(
-            f"no dataset in '{root}': expected {layout} there or in its folder {', '.join(names)}, "
-            f"found none of them; set --data-root"
-        )
-    return candidates[best]
+        A folder that holds only some of them will do, so that the error later names the missing file. Raises
+        DataError when none of them is anywhere.
+        """
+        if not self.root.is_dir():
+            raise DataError(f"data root '{self.root}' is not a folder; expected {self.summary}")
+        candidates = [self.root, *(self.root / name for name in self.folder_names)]
+        counts = [sum((folder / entry).exists() for entry in self.entries) for folder in candidates]
+        best = counts.index(max(counts))
+        if counts[best] == 0:
+            raise DataError(
+                f"no dataset in '{self.root}': expected {self.summary} there or in its folder "
+                f"{', '.join(self.folder_names)}, found none of them; set --data-root"
+            )
+        return candidates[best]
