@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from person_search.config import Config, to_yaml
-from person_search.data.catalogue import SplitStatistics, check_published, open_dataset, statistics
+from person_search.data.catalogue import SplitStatistics, check_published, notes_of, open_dataset, survey
 from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
 from person_search.errors import UsageError
 from person_search.evaluation.chance import random_ranking
@@ -142,8 +142,8 @@ def run_comparison(
 
 
 def run_info(config: Config) -> None:
-    """Print what is in a dataset, and warn where a published one differs from its numbers."""
-    counts = statistics(open_dataset(config.data.dataset, config.data.data_root, config.data))
+    """Print what is in a dataset, what of it is not used, and where a published one differs from its numbers."""
+    counts, notes = survey(open_dataset(config.data.dataset, config.data.data_root, config.data))
     table = Table(title=f"{config.data.dataset}: {config.data.data_root}")
     names = [field.name for field in fields(SplitStatistics)]
     for name in names:
@@ -152,8 +152,7 @@ def run_info(config: Config) -> None:
         values = [getattr(count, name) for name in names]
         table.add_row(*("-" if value is None else str(value) for value in values))
     console.print(table)
-    for warning in check_published(config.data.dataset, counts, config.data):
-        messages.print(f"warning: {warning}", soft_wrap=True)
+    print_notes([*notes, *check_published(config.data.dataset, counts, config.data)])
 
 
 def run_synthesis(config: SynthConfig) -> None:
@@ -258,10 +257,18 @@ def run_report(run_dir: Path, out: Path, *, max_queries: int) -> None:
 
 
 def test_split(dataset: Dataset, name: str) -> Split:
-    """The split to evaluate. Raises UsageError for a name that is none."""
+    """The split to evaluate, its notes printed. Raises UsageError for a name that is none."""
     if name not in ("test", "val"):
         raise UsageError(f"--split {name}: expected test or val")
-    return dataset.split("val" if name == "val" else "test")
+    split = dataset.split("val" if name == "val" else "test")
+    print_notes(notes_of(dataset, split))
+    return split
+
+
+def print_notes(lines: Sequence[str]) -> None:
+    """Warn of what files hold and the program does not use."""
+    for line in lines:
+        messages.print(f"warning: {line}", soft_wrap=True, markup=False, highlight=False)
 
 
 def protocols_of(dataset: Dataset, split: Split, config: Config) -> list[Protocol]:

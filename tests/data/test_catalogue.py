@@ -18,7 +18,7 @@ from person_search.data.catalogue import (
     holdout_validation,
     open_dataset,
     split_statistics,
-    statistics,
+    survey,
 )
 from person_search.data.prw import PrwDataset
 from person_search.data.queries import first_box_queries
@@ -116,16 +116,18 @@ class Fixed(Dataset):
         return self.splits[name]
 
 
-def test_statistics() -> None:
+def test_survey_counts_and_names_what_is_missing() -> None:
     scenes = [scene("a", [-1, 0]), replace(scene("b", [0, 1, 2]), camera=4, ignore=as_boxes([0, 0, 1, 1]))]
     split = replace(train_split(scenes), queries=first_box_queries(scenes, 3))
     assert split_statistics(split) == SplitStatistics("train", 2, 5, 4, 3, 1, 1, 1)
     dataset = Fixed(Path("x"))
-    dataset.splits = {"test": replace(split, name="test", scenes=scenes[:1])}
-    assert statistics(dataset) == [SplitStatistics("test", 1, 2, 1, 3, 1, 0, None)]
+    dataset.splits = {"test": replace(split, name="test", scenes=scenes[:1], notes=("one", "one"))}
+    counts, notes = survey(dataset)
+    assert counts == [SplitStatistics("test", 1, 2, 1, 3, 1, 0, None)]
+    assert notes == ["one", "no split train"]
     dataset.splits = {}
     with pytest.raises(UsageError, match="no split"):
-        statistics(dataset)
+        survey(dataset)
 
 
 def published_prw() -> list[SplitStatistics]:

@@ -133,20 +133,28 @@ def split_statistics(split: Split) -> SplitStatistics:
     )
 
 
-def statistics(dataset: Dataset) -> list[SplitStatistics]:
-    """Counts of every split that ``dataset`` has. Raises DataError; UsageError when it has none at all."""
-    found = []
-    refused: UsageError | None = None
+def notes_of(dataset: Dataset, *splits: Split) -> list[str]:
+    """What the files of ``dataset`` hold and ``splits`` do not use, one line each, every line once."""
+    return list(dict.fromkeys([*dataset.notes(), *(line for split in splits for line in split.notes)]))
+
+
+def survey(dataset: Dataset) -> tuple[list[SplitStatistics], list[str]]:
+    """Counts of every split that ``dataset`` has, and what is to be said of them, a missing split and its reason too.
+
+    Raises DataError; UsageError when it has no split at all.
+    """
+    splits: list[Split] = []
+    missing: list[UsageError] = []
     for name in get_args(SplitName):
         if name == "val" and not dataset.has_validation():
             continue
         try:
-            found.append(split_statistics(dataset.split(name)))
+            splits.append(dataset.split(name))
         except UsageError as error:
-            refused = error
-    if refused is not None and not found:
-        raise refused
-    return found
+            missing.append(error)
+    if not splits:
+        raise missing[-1]
+    return [split_statistics(split) for split in splits], [*notes_of(dataset, *splits), *map(str, missing)]
 
 
 PUBLISHED: dict[str, dict[str, dict[str, int]]] = {

@@ -38,6 +38,7 @@ class Scene:
         camera: camera number, or None where the dataset does not say.
         ignore: (K, 4) float32 regions that count neither for nor against a detection and are no training target.
         sequence, time: the video the scene belongs to and its time in seconds there; None for single pictures.
+        size: (width, height) in pixels that the annotations give the picture as it is seen; None where they do not say.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Scene:
     ignore: Boxes = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     sequence: str | None = None
     time: float | None = None
+    size: tuple[int, int] | None = None
 
     @property
     def has_identity(self) -> bool:
@@ -74,6 +76,7 @@ class Split:
         num_identities: person ids in ``scenes`` are below this; ids are the split's own.
         queries: searches, in the dataset's order; empty for training.
         seen_identities: (num_identities,) bool: also in the training split; None where identities are disjoint.
+        notes: what its files hold and the program does not use, or reads otherwise than written: one line each.
     """
 
     dataset: str
@@ -83,6 +86,7 @@ class Split:
     num_identities: int
     queries: list[Query] = field(default_factory=list)
     seen_identities: Bools | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +145,10 @@ class Dataset(abc.ABC):
     def has_validation(self) -> bool:
         """Whether the dataset comes with its own ``"val"`` split."""
         return False
+
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of the dataset as a whole, whichever split is used: one line each. See ``Split.notes``."""
+        return ()
 
     def protocol(self, split: Split, options: ProtocolOptions) -> Protocol:
         """Galleries and truths of ``split.queries``. Default: every scene but the query's own."""

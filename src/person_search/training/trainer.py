@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from person_search.config import Config
-from person_search.data.catalogue import open_dataset
+from person_search.data.catalogue import notes_of, open_dataset
 from person_search.data.loading import Batch, TrainingOrder, raise_errors, training_batches
 from person_search.data.scene import Dataset, Split
 from person_search.errors import CheckpointError, DataError
@@ -108,6 +108,8 @@ def train(
         with together():
             agree_on_start(start)
             if fabric.is_global_zero:
+                for line in notes_of(dataset, split, *([validation.split] if validation else [])):
+                    log.warning("%s", line)
                 make_run_folder(run_dir)
                 if config.data.skip_unreadable:
                     note_unreadable(run_dir, split, config.data.workers)
