@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from test_catalogue import scene
+
 from person_search.data.fingerprint import fingerprint
 from person_search.data.notes import Notes
 from person_search.data.scene import Split, as_boxes
-from test_catalogue import scene
 
 
 def test_entries_of_one_kind_become_one_line() -> None:
