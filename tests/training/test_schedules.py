@@ -96,6 +96,23 @@ def test_cosine_goes_from_one_to_zero_over_all_epochs() -> None:
     assert cosine_factor(8, 8) == pytest.approx(0)
 
 
+@pytest.mark.parametrize("warmup", [1, 2.5, 7])
+def test_cosine_comes_to_its_end_with_the_run_whatever_the_warm_up(warmup: float) -> None:
+    schedule = build_schedules(TrainingConfig(lr_policy="cosine", max_epochs=8, warmup_epochs=warmup), STEPS)["reid"]
+    after = [epoch for epoch in range(9) if epoch >= warmup]
+    values = [schedule.at(epoch, 0) for epoch in after]
+    left = 8 - warmup
+    expected = [0.5 * (1 + math.cos(math.pi * (epoch - warmup) / left)) for epoch in after]
+    assert values[1:] == pytest.approx(expected[1:])
+    assert values[-1] == pytest.approx(0)
+    assert all(a > b for a, b in pairwise(values))
+
+
+def test_a_warm_up_as_long_as_the_run_leaves_nothing_to_decay() -> None:
+    schedule = build_schedules(TrainingConfig(lr_policy="cosine", max_epochs=3, warmup_epochs=3), STEPS)["reid"]
+    assert schedule.at(2, STEPS - 1) == 1.0
+
+
 def test_lambda_has_four_levels() -> None:
     values = factors(lr_policy="lambda", lr_decay_epochs=(1, 3, 4), max_epochs=6)
     assert values == pytest.approx([1, 1 / 3, 1 / 3, 0.1, 0.01, 0.01])

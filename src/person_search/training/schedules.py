@@ -34,7 +34,7 @@ def step_factor(index: float, period: int, factor: float) -> float:
     return float(factor ** max(0, math.floor(index / period)))
 
 
-def cosine_factor(index: float, epochs: int) -> float:
+def cosine_factor(index: float, epochs: float) -> float:
     """Half a cosine from 1 at index 0 to 0 at index ``epochs`` (Loshchilov & Hutter, ICLR 2017, without restarts)."""
     return 0.5 * (1 + math.cos(math.pi * min(max(index, 0), epochs) / epochs))
 
@@ -114,7 +114,8 @@ class Schedule:
         if self.policy == "step":
             return step_factor(index, self.milestones[0], self.factor)
         if self.policy == "cosine":
-            return cosine_factor(index, self.epochs)
+            # Over what warm-up leaves of the run, so that the decay ends with it.
+            return cosine_factor(index, self.epochs - self.warmup_epochs)
         return lambda_factor(index, self.milestones)
 
     def end_epoch(self, loss: float) -> None:
