@@ -65,19 +65,21 @@ def rank_of(metrics: dict[str, float]) -> float:
 def training_and_validation(dataset: Dataset, config: Config) -> tuple[Split, Validation | None]:
     """The training scenes, and validation where there is any and it is asked for.
 
-    A dataset's own validation split goes first; else ``validation_share`` of the training scenes are held out.
+    A dataset's own validation split goes first; else ``validation_share`` of the training scenes are held out, also
+    where training never validates on them: who holds scenes out may test on them later.
     """
-    train = dataset.split("train")
-    if config.training.validate_every == 0 and not config.training.validate_epochs:
-        return train, None
+    train, share = dataset.split("train"), config.data.validation_share
+    wanted = config.training.validate_every > 0 or bool(config.training.validate_epochs)
     if dataset.has_validation():
-        if config.data.validation_share:
+        if share:
             raise UsageError(
                 f"dataset '{train.dataset}' has a validation split of its own; leave --validation-share out"
             )
+        if not wanted:
+            return train, None
         held_out = dataset.split("val")
         return train, Validation(held_out, dataset.protocol(held_out, ProtocolOptions()))
-    if config.data.validation_share == 0:
+    if share == 0:
         return train, None
-    train, held_out = holdout_validation(train, config.data.validation_share, config.training.seed)
-    return train, Validation(held_out, every_other_scene(held_out))
+    train, held_out = holdout_validation(train, share, config.training.seed)
+    return train, Validation(held_out, every_other_scene(held_out)) if wanted else None
