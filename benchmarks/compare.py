@@ -139,7 +139,7 @@ def train_one(preset: str, variant: str, seed: int, folder: Path) -> Entry:
     memory = torch.cuda.max_memory_allocated() if on_gpu else _peak_resident()
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
     split = dataset.split("test")
-    predictions = predictions_of(load_for_test(outcome.last, config, {}), split, config)
+    predictions = predictions_of(load_for_test(outcome.last, config, {}).model, split, config)
     assert predictions is not None, "this is the only process"
     results = score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
     images = outcome.step * config.training.batch_size

@@ -63,7 +63,7 @@ def evaluated(checkpoint: Path, config: Config, **overrides: object) -> Results:
     """Results of ``checkpoint`` on the sequence's test part."""
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
     split = dataset.split("test")
-    predictions = predictions_of(load_for_test(checkpoint, config, overrides), split, config)
+    predictions = predictions_of(load_for_test(checkpoint, config, overrides).model, split, config)
     return score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
 
 

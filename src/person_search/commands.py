@@ -6,7 +6,7 @@ import json as json_text
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from person_search.registry import import_modules
 from person_search.synth.settings import SynthConfig
 
 if TYPE_CHECKING:
+    from person_search.models.loading import StoredModel
     from person_search.models.person_search_model import PersonSearchModel
     from person_search.visualize.folder_search import Found
 
@@ -61,15 +62,16 @@ def run_training(config: Config, *, resume: bool) -> None:
 
 def run_prediction(checkpoint: Path, config: Config, *, overrides: dict[str, Any], out: Path, split_name: str) -> None:
     """Write the predictions file of a checkpoint."""
-    model = load_for_test(checkpoint, config, overrides)
+    stored = load_for_test(checkpoint, config, overrides)
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
     split = test_split(dataset, split_name)
-    predictions = predictions_of(model, split, config)
+    predictions = predictions_of(stored.model, split, config)
     if predictions is None:
         return
-    predictions.save(out)
+    replace(predictions, model_id=stored.model_id).save(out)
     console.print(
-        f"wrote {len(predictions)} detections in {len(split.scenes)} scenes and {len(split.queries)} queries to {out}",
+        f"wrote {len(predictions)} detections in {len(split.scenes)} scenes and {len(split.queries)} queries to {out} "
+        f"(model id {stored.model_id})",
         soft_wrap=True,
     )
 
@@ -99,14 +101,15 @@ def run_evaluation(
     references: bool,
 ) -> None:
     """Predict, score, print the table, and write both beside the checkpoint (or to ``out``)."""
-    model = load_for_test(checkpoint, config, overrides)
+    stored = load_for_test(checkpoint, config, overrides)
+    model = stored.model
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
     split = test_split(dataset, split_name)
     protocols = protocols_of(dataset, split, config)
     folder = out or (checkpoint if checkpoint.is_dir() else checkpoint.parent) / EVALUATION
     predictions = predictions_of(model, split, config)
     if predictions is not None:
-        predictions.save(folder / PREDICTIONS)
+        replace(predictions, model_id=stored.model_id).save(folder / PREDICTIONS)
     untrained = untrained_predictions(model, split, config) if references else None
     if predictions is None:
         return
@@ -117,7 +120,7 @@ def run_evaluation(
     others = [] if untrained is None else reference_results(untrained, split, protocols, config)
     write_references(folder, others)
     console.print(metrics_table([("trained", results), *others]))
-    console.print(f"wrote {folder / PREDICTIONS} and {folder / RESULTS}", soft_wrap=True)
+    console.print(f"wrote {folder / PREDICTIONS} and {folder / RESULTS} (model id {stored.model_id})", soft_wrap=True)
 
 
 def run_comparison(
@@ -167,14 +170,15 @@ def run_synthesis(config: SynthConfig) -> None:
 
 def run_conversion(file: Path, out: Path, *, plugins: Sequence[str]) -> None:
     """Write a checkpoint's model, and no more, in this package's format."""
-    from person_search.models.loading import find_checkpoint, load_model
+    from person_search.models.loading import find_checkpoint, load_stored
     from person_search.training.checkpoints import Checkpoint, save_checkpoint
 
     import_modules(plugins)
     source = find_checkpoint(file)
     if out.exists() and source.exists() and out.samefile(source):
         raise UsageError(f"--out {out} is the checkpoint itself; choose another file")
-    model = load_model(source)
+    stored = load_stored(source)
+    model = stored.model
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -182,7 +186,7 @@ def run_conversion(file: Path, out: Path, *, plugins: Sequence[str]) -> None:
     save_checkpoint(out, Checkpoint(model.config, model.num_identities, model.state_dict()))
     console.print(
         f"wrote {out}: {model.config.method}, {' '.join(model.config.levels)}, {model.config.reid_loss}, "
-        f"{model.num_identities} identities",
+        f"{model.num_identities} identities, model id {stored.model_id}",
         soft_wrap=True,
     )
 
@@ -210,7 +214,7 @@ def run_visualization(
     image = read_image(query)
     search.check_inside(corners, image)
     pictures = search.pictures_in(gallery, without=query)
-    model = load_for_test(checkpoint, config, overrides)
+    model = load_for_test(checkpoint, config, overrides).model
     with progress_bar("searching") as progress:
         ranking = search.search_folder(
             model,
@@ -280,17 +284,17 @@ def protocols_of(dataset: Dataset, split: Split, config: Config) -> list[Protoco
     ]
 
 
-def load_for_test(checkpoint: Path, config: Config, overrides: dict[str, Any]) -> PersonSearchModel:
+def load_for_test(checkpoint: Path, config: Config, overrides: dict[str, Any]) -> StoredModel:
     """The model of a checkpoint on the device of ``config``."""
     from person_search.models.acceleration import accelerate
-    from person_search.models.loading import load_model
+    from person_search.models.loading import load_stored
     from person_search.training.processes import start_for_test
 
     import_modules(config.data.plugins)
     device = start_for_test(config.training)
-    model = load_model(checkpoint, device=device, **overrides)
-    accelerate(model, config.training)
-    return model
+    stored = load_stored(checkpoint, device=device, **overrides)
+    accelerate(stored.model, config.training)
+    return stored
 
 
 def predictions_of(model: PersonSearchModel, split: Split, config: Config) -> Predictions | None:

@@ -55,6 +55,19 @@ class TestFile:
         plain.save(tmp_path / "p.npz")
         assert Predictions.load(tmp_path / "p.npz").query_context is None
 
+    def test_the_model_id_is_optional_and_one_text(self, predictions: Predictions, tmp_path: Path) -> None:
+        path = tmp_path / "p.npz"
+        replace(predictions, model_id="0123abcd").save(path)
+        assert Predictions.load(path).model_id == "0123abcd"
+        predictions.save(path)
+        assert Predictions.load(path).model_id is None
+        np.savez(path, **arrays_of(predictions), model_id=np.array(["0123abcd"]))
+        assert Predictions.load(path).model_id == "0123abcd"
+        for wrong in (np.array(["a", "b"]), np.array(3)):
+            np.savez(path, **arrays_of(predictions), model_id=wrong)
+            with pytest.raises(DataError, match=r"p\.npz': array 'model_id' .* expected one text"):
+                Predictions.load(path)
+
     def test_other_integer_offsets_are_read_as_int64(self, predictions: Predictions, tmp_path: Path) -> None:
         replace(predictions, offsets=predictions.offsets.astype(np.uint16)).save(tmp_path / "p.npz")
         assert Predictions.load(tmp_path / "p.npz").offsets.dtype == np.int64

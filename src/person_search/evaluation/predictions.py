@@ -22,6 +22,7 @@ Names = NDArray[np.str_]
 
 REQUIRED = ("scene_names", "offsets", "boxes", "scores", "embeddings", "query_embeddings")
 CONTEXT = ("query_offsets", "query_boxes", "query_scores", "query_context")
+MODEL_ID = "model_id"
 NUMPY_STARTS = (b"PK", b"\x93NUMPY")
 """First bytes of an archive of arrays and of a single array."""
 
@@ -39,6 +40,7 @@ class Predictions:
         query_embeddings: (Q, D) float32, in the dataset's query order.
         query_offsets, query_boxes, query_scores, query_context: (Q + 1,) int64, (P, 4), (P,), (P, D) float32, the
             people of each query's scene, the query itself first; all four or none. CBGM needs them.
+        model_id: the id of the model that made them, where it is known.
         source: what errors call these predictions; names the file they were read from.
     """
 
@@ -52,6 +54,7 @@ class Predictions:
     query_boxes: Boxes | None = None
     query_scores: Float32s | None = None
     query_context: Float32s | None = None
+    model_id: str | None = None
     source: str = "predictions"
 
     def __len__(self) -> int:
@@ -88,6 +91,8 @@ class Predictions:
         """Write the file whole or not at all. Raises DataError when it cannot be written or is not valid."""
         self.validate()
         arrays = {name: value for name in (*REQUIRED, *CONTEXT) if (value := getattr(self, name)) is not None}
+        if self.model_id is not None:
+            arrays[MODEL_ID] = np.array(self.model_id)
         with whole_file(path, "predictions") as file:
             np.savez(file, **arrays)
 
@@ -106,7 +111,11 @@ class Predictions:
             raise DataError(
                 f"predictions '{path}': '{found[0]}' without '{lacking}'; give all of {', '.join(CONTEXT)} or none"
             )
-        predictions = cls(**{name: arrays[name] for name in (*REQUIRED, *found)}, source=f"predictions '{path}'")
+        predictions = cls(
+            **{name: arrays[name] for name in (*REQUIRED, *found)},
+            model_id=_text(arrays[MODEL_ID], path) if MODEL_ID in arrays else None,
+            source=f"predictions '{path}'",
+        )
         predictions.validate()
         integers = {n: getattr(predictions, n).astype(np.int64) for n in ("offsets", "query_offsets") if n in arrays}
         return replace(predictions, **integers)
@@ -127,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
         with archive:
             arrays = {}
             for name in archive.files:
-                if name in REQUIRED or name in CONTEXT:
+                if name in (*REQUIRED, *CONTEXT, MODEL_ID):
                     arrays[name] = archive[name]
             return arrays
     except OSError as error:
@@ -141,6 +150,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise DataError(
             f"predictions '{path}': {where}cannot be read ({error}); {expected}, write the file again"
         ) from None
+
+
+def _text(value: Any, path: Path) -> str:
+    """The text in the array of the model id."""
+    if value.dtype.kind != "U" or value.size != 1:
+        raise DataError(
+            f"predictions '{path}': array '{MODEL_ID}' has type {value.dtype} and shape {value.shape}; expected one "
+            "text, or leave it out"
+        )
+    return str(value.item())
 
 
 class _Check:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from person_search.errors import CheckpointError, UsageError, nearest
 from person_search.models import released
 from person_search.models.building import build_model
 from person_search.models.inert_pickle import load_inert
+from person_search.models.model_id import model_id
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.models.torch_files import PickledCodeError
 from person_search.training.checkpoints import (
@@ -20,8 +23,8 @@ from person_search.training.checkpoints import (
     FORMAT,
     LAST,
     Checkpoint,
+    as_checkpoint,
     load_model_state,
-    read_checkpoint,
     read_tensors,
 )
 
@@ -40,12 +43,37 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu", **overri
         CheckpointError: the file is missing, damaged, refused, or does not fit the settings.
         UsageError: an override that is no model setting, or out of range.
     """
-    path = find_checkpoint(Path(path))
-    checkpoint = open_checkpoint(path)
+    return load_stored(path, device=device, **overrides).model
+
+
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """A model ready for use and the checkpoint it is from.
+
+    Attributes:
+        model: with ``overrides`` applied.
+        file: the checkpoint file.
+        config: the model's settings as the file has them.
+    """
+
+    model: PersonSearchModel
+    file: Path
+    config: ModelConfig
+
+    @cached_property
+    def model_id(self) -> str:
+        """The id of the model as it is stored, whatever settings were changed for use."""
+        return model_id(self.config, self.model.num_identities, self.model.state_dict())
+
+
+def load_stored(path: str | Path, *, device: str | torch.device = "cpu", **overrides: Any) -> StoredModel:
+    """``load_model`` that also says which file and which model it was."""
+    file = find_checkpoint(Path(path))
+    checkpoint = open_checkpoint(file)
     config = override(checkpoint.model_config, overrides)
     model = build_model(config, checkpoint.num_identities, load_weights=False)
-    load_model_state(model, checkpoint, path)
-    return model.eval().to(device)
+    load_model_state(model, checkpoint, file)
+    return StoredModel(model.eval().to(device), file, checkpoint.model_config)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -76,7 +104,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     except PickledCodeError:
         contents = load_inert(path)
     if isinstance(contents, dict) and contents.get("format") == FORMAT:
-        return read_checkpoint(path)
+        return as_checkpoint(contents, path)
     state = _released_state(contents)
     if state is None:
         raise CheckpointError(f"'{path}' holds neither a {FORMAT} nor a released checkpoint of the reference")

@@ -83,7 +83,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises CheckpointError for a file that is missing, cut short, damaged, holds pickled code, or is something else.
     """
-    contents = read_tensors(path)
+    return as_checkpoint(read_tensors(path), path)
+
+
+def as_checkpoint(contents: Any, path: Path) -> Checkpoint:
+    """What ``read_tensors`` found in the file at ``path``. Raises CheckpointError where it is no whole checkpoint."""
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise CheckpointError(f"'{path}' holds something other than a {FORMAT}; expected a file that training wrote")
     if contents.get("version") != VERSION:
