@@ -1,0 +1,81 @@
+"""Outputs of the reference implementations, to agree with.
+
+``tests/golden`` holds a sample of each (its README says how they were made). Where the whole arrays lie beside the
+checkout, in ``../shared/golden``, these are compared instead.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+SAMPLES = Path(__file__).resolve().parents[1] / "golden"
+WHOLE = SAMPLES.parents[1].parent / "shared" / "golden"
+KEPT = 6000
+"""Numbers kept of an array that has more."""
+
+
+def stride(size):
+    """Of an array of ``size`` numbers every how-manieth is kept: a prime, so that all rows and columns take part."""
+    step = max(1, -(-size // KEPT))
+    while any(step % divisor == 0 for divisor in range(2, int(step**0.5) + 1)):
+        step += 1
+    return step
+
+
+def sample(array):
+    """The numbers kept of ``array``; all of it where it is small."""
+    array = np.asarray(array)
+    step = stride(array.size)
+    return array if step == 1 else array.reshape(-1)[::step]
+
+
+@cache
+def formula():
+    """The module that draws weights and pictures."""
+    spec = importlib.util.spec_from_file_location("golden_formula", SAMPLES / "formula.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def layout(name):
+    """{key: shape} of the state dict that the implementation of ``name`` saves."""
+    return {key: tuple(shape) for key, shape in json.loads((SAMPLES / f"{name}.layout.json").read_text()).items()}
+
+
+def pictures():
+    """The two pictures, (3, 192, 320) uint8 RGB."""
+    return [torch.from_numpy(formula().image(192, 320, number)) for number in (0, 1)]
+
+
+class Golden:
+    """The outputs called ``name``, by key: whole where they are at hand, else a sample."""
+
+    def __init__(self, name):
+        whole = WHOLE / f"{name}.npz"
+        self.arrays = dict(np.load(whole if whole.exists() else SAMPLES / f"{name}.npz"))
+
+    def __getitem__(self, key):
+        return self.arrays[key]
+
+    def below(self, prefix):
+        """{rest of the key: array} of the keys that start with ``prefix``."""
+        return {key.removeprefix(prefix): value for key, value in self.arrays.items() if key.startswith(prefix)}
+
+    def difference(self, key, found):
+        """The largest absolute difference of ``found`` from what is expected under ``key``."""
+        found, expected = np.asarray(found), self.arrays[key]
+        if expected.shape != found.shape:
+            found = sample(found)
+        assert found.shape == expected.shape, f"{key}: expected {expected.shape}, found {found.shape}"
+        return float(np.abs(found.astype(np.float64) - expected).max())
+
+    def relative(self, key, found):
+        """``difference`` over the largest absolute value expected."""
+        return self.difference(key, found) / float(np.abs(self.arrays[key]).max())
