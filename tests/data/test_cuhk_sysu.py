@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -132,15 +131,20 @@ def summary(protocol: Protocol) -> tuple[str, list[list[int]], list[int], list[i
     )
 
 
-def test_listed_galleries_and_whole_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def counts_and_notes(protocol: Protocol) -> tuple[list[int], tuple[str, ...]]:
+    assert protocol.truth_counts is not None
+    return protocol.truth_counts.tolist(), protocol.notes
+
+
+def test_listed_galleries_and_whole_set(tmp_path: Path) -> None:
     dataset = CuhkSysuDataset(write_sysu(tmp_path))
     other = [("s3.jpg", A, [("s7.jpg", None), ("s4.jpg", B)]), ("s4.jpg", D, [("s3.jpg", C), ("s5.jpg", None)])]
     write_gallery(tmp_path, 100, other)
     test = dataset.split("test")
     boxes = {"A": [10, 20, 40, 60], "B": [250, 20, 450, 270], "C": [-3, 5, 27, 45], "D": [7, 8, 16, 18]}
-    with caplog.at_level(logging.WARNING):
-        standard = dataset.protocol(test, ProtocolOptions())
-    assert "2 queries list fewer than 100 gallery scenes" in caplog.text
+    standard = dataset.protocol(test, ProtocolOptions())
+    assert len(standard.notes) == 1
+    assert "TestG100.mat': 2 queries list fewer than 100 gallery scenes (query 1, query 2)" in standard.notes[0]
     assert summary(standard) == ("gallery 100", [[0, 4], [1, 2]], [0, 1, 2], [0, 1], [boxes["B"], boxes["C"]])
     fifty = dataset.protocol(test, ProtocolOptions(gallery_size=50))
     truths = [boxes["B"], boxes["A"], boxes["D"], boxes["C"]]
@@ -157,8 +161,16 @@ def test_scenes_listed_twice_and_own_scene(tmp_path: Path) -> None:
     places = {"s3": [-3, 5, 27, 45], "s4": [7, 8, 16, 18], "s5": [-3, 5, 27, 45]}
     listed = dataset.protocol(test, ProtocolOptions(gallery_size=50))
     assert summary(listed)[1:] == ([[0, 1, 2]], [0, 3], [0, 1, 2], [places[name] for name in ("s4", "s3", "s5")])
+    assert listed.truth_counts is not None
+    assert listed.truth_counts.tolist() == [2, 1, 1]
+    repeated, contradicted = listed.notes[1:]
+    assert "2 gallery scenes are listed more than once" in repeated
+    assert "the person's box counts as often as it is listed (query 1: 's4.jpg', query 1: 's5.jpg')" in repeated
+    assert "2 of them are listed once with the person and once without, or with different boxes" in contradicted
     whole = dataset.protocol(test, ProtocolOptions(gallery_size=-1))
     assert summary(whole)[1:] == ([[0, 2, 3, 4]], [0, 2], [0, 2], [places[name] for name in ("s4", "s5")])
+    assert whole.truth_counts is not None
+    assert (whole.truth_counts.tolist(), whole.notes) == ([1, 1], ())
 
 
 def test_large_galleries_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,10 +179,15 @@ def test_large_galleries_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = write_gallery(tmp_path / "set", 500, G50)
     test = dataset.split("test")
     options = ProtocolOptions(gallery_size=500)
-    first = summary(dataset.protocol(test, options))
+    read = dataset.protocol(test, options)
+    first = summary(read)
+    assert counts_and_notes(read)[0] == [2, 1, 1, 1]
+    assert len(read.notes) == 2
     with monkeypatch.context() as patch:
         patch.setattr(cuhk_sysu.matlab, "stream_structs", None)
-        assert summary(dataset.protocol(test, options)) == first
+        kept_protocol = dataset.protocol(test, options)
+        assert summary(kept_protocol) == first
+        assert counts_and_notes(kept_protocol) == counts_and_notes(read)
     os.utime(path, ns=(1, 1))
     with monkeypatch.context() as patch:
         patch.setattr(cuhk_sysu.matlab, "stream_structs", None)

@@ -60,29 +60,31 @@ def plain_search(
         similar = {r: similarity(predictions.query_embeddings[q], predictions.embeddings[r]) for r in rows}
         if cbgm:
             similar.update(plain_cbgm(predictions, q, rows, scene_of, similar, *cbgm))
-        truths: dict[int, list] = {}
+        truths, listed = {}, {}
         for t in range(protocol.truth_offsets[q], protocol.truth_offsets[q + 1]):
-            truths.setdefault(int(protocol.truth_scenes[t]), []).append(protocol.truth_boxes[t])
+            scene = int(protocol.truth_scenes[t])
+            truths[scene] = protocol.truth_boxes[t]
+            listed[scene] = 1 if protocol.truth_counts is None else int(protocol.truth_counts[t])
         ranked = sorted(rows, key=lambda r: (-similar[r], r))
         right = set()
-        for scene, boxes in truths.items():
+        for scene, box in truths.items():
             for r in ranked:
-                if scene_of[r] == scene and any(fits(predictions.boxes[r], box) for box in boxes):
+                if scene_of[r] == scene and fits(predictions.boxes[r], box):
                     right.add(r)
                     break
-        results.append(plain_query(split, rows, scene_of, similar, ranked, right, truths))
+        results.append(plain_query(split, rows, scene_of, similar, ranked, right, listed))
     return results
 
 
-def plain_query(split, rows, scene_of, similar, ranked, right, truths) -> PlainQuery:
+def plain_query(split, rows, scene_of, similar, ranked, right, listed) -> PlainQuery:
     result = PlainQuery(top=[(r, similar[r], r in right) for r in ranked[:10]])
-    if truths:
-        result.ap = precision_mean([r in right for r in rows], [similar[r] for r in rows], len(truths))
-        result.recall = len(right) / len(truths)
+    if listed:
+        result.ap = precision_mean([r in right for r in rows], [similar[r] for r in rows], sum(listed.values()))
+        result.recall = len(right) / sum(listed.values())
         result.first_rank = next((place for place, r in enumerate(ranked, 1) if r in right), 0)
-    for camera in {split.scenes[scene].camera for scene in truths}:
+    for camera in {split.scenes[scene].camera for scene in listed}:
         here = [r for r in rows if split.scenes[scene_of[r]].camera == camera]
-        holding = sum(split.scenes[scene].camera == camera for scene in truths)
+        holding = sum(times for scene, times in listed.items() if split.scenes[scene].camera == camera)
         result.camera_ap[camera] = precision_mean([r in right for r in here], [similar[r] for r in here], holding)
     return result
 

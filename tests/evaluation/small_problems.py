@@ -84,11 +84,14 @@ def predict(rng: np.random.Generator, split: Split, dimensions: int, *, exact: b
 
 
 def gallery(rng: np.random.Generator, split: Split, share: float) -> Protocol:
-    """Every query searches this share of the scenes, at least one."""
+    """Every query searches this share of the scenes, at least one; in every other drawing truths count up to thrice."""
     in_gallery = rng.random((len(split.queries), len(split.scenes))) < share
     for row in in_gallery:
         row[rng.integers(len(row))] = True
-    return with_truths("drawn", split, in_gallery)
+    protocol = with_truths("drawn", split, in_gallery)
+    if rng.random() < 0.5:
+        return protocol
+    return replace(protocol, truth_counts=rng.integers(1, 4, len(protocol.truth_scenes)))
 
 
 def shuffled(rng: np.random.Generator, protocol: Protocol) -> Protocol:
@@ -96,7 +99,12 @@ def shuffled(rng: np.random.Generator, protocol: Protocol) -> Protocol:
     order = np.arange(len(protocol.truth_scenes))
     for start, end in zip(protocol.truth_offsets[:-1], protocol.truth_offsets[1:], strict=True):
         order[start:end] = rng.permutation(order[start:end])
-    return replace(protocol, truth_scenes=protocol.truth_scenes[order], truth_boxes=protocol.truth_boxes[order])
+    return replace(
+        protocol,
+        truth_scenes=protocol.truth_scenes[order],
+        truth_boxes=protocol.truth_boxes[order],
+        truth_counts=None if protocol.truth_counts is None else protocol.truth_counts[order],
+    )
 
 
 @st.composite

@@ -155,10 +155,11 @@ class TestByHand:
         assert result.top_correct[0][:3].tolist() == [True, False, True]
         assert result.ap[0] == pytest.approx((1 + 2 / 3) / 2, abs=1e-15)
 
-    def test_a_scene_with_two_boxes_of_the_person_is_one_scene_and_either_box_will_do(self) -> None:
-        result = one_query([(0, ELSEWHERE, 0.9)], [[PERSON, ELSEWHERE]])
-        assert result.ap[0] == 1
-        assert result.recall[0] == 1
+    def test_where_a_scene_holds_the_person_twice_the_first_annotated_box_is_the_true_one(self) -> None:
+        assert one_query([(0, ELSEWHERE, 0.9)], [[PERSON, ELSEWHERE]]).ap[0] == 0
+        result = one_query([(0, ELSEWHERE, 0.9), (0, PERSON, 0.8)], [[PERSON, ELSEWHERE]])
+        assert (result.ap[0], result.recall[0]) == (0.5, 1)
+        assert one_query([(0, ELSEWHERE, 0.9)], [[ELSEWHERE, PERSON]]).ap[0] == 1
 
     def test_small_people_need_less_overlap(self) -> None:
         small, shifted = (0, 0, 10, 20), (0, 7, 10, 27)  # IoU 13/27 = 0.48, needed 200/600
@@ -220,6 +221,23 @@ class TestRefusals:
         predictions, split, protocol = problem
         with pytest.raises(DataError, match=r"scene '1.jpg' holds the person of query 0 but is not in its gallery"):
             search(predictions, split, replace(protocol, in_gallery=np.array([[True, False]])))
+
+    def test_two_true_boxes_in_one_scene(self, problem: tuple[Predictions, Split, Protocol]) -> None:
+        predictions, split, protocol = problem
+        twice = replace(
+            protocol,
+            truth_offsets=np.array([0, 2]),
+            truth_scenes=np.array([1, 1]),
+            truth_boxes=as_boxes([PERSON, ELSEWHERE]),
+        )
+        with pytest.raises(DataError, match=r"query 0 has two true boxes in scene '1.jpg'"):
+            search(predictions, split, twice)
+
+    @pytest.mark.parametrize("counts", [[0], [1, 1]])
+    def test_counts_that_count_nothing(self, problem: tuple[Predictions, Split, Protocol], counts: list[int]) -> None:
+        predictions, split, protocol = problem
+        with pytest.raises(DataError, match=r"truth_counts of shape .* expected \(1,\), one number from 1"):
+            search(predictions, split, replace(protocol, truth_counts=np.array(counts)))
 
     def test_galleries_of_another_split(self, problem: tuple[Predictions, Split, Protocol]) -> None:
         predictions, split, protocol = problem

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +13,7 @@ import numpy as np
 from person_search.data import matlab
 from person_search.data.folders import PublishedDataset
 from person_search.data.gallery_cache import cached_protocol
+from person_search.data.notes import Notes
 from person_search.data.scene import (
     UNLABELLED,
     Boxes,
@@ -39,7 +40,6 @@ CACHED_FROM = 500
 """Gallery size from which parsing takes seconds, so that its result is kept."""
 
 XYWH = tuple[float, ...]
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ class CuhkSysuDataset(PublishedDataset):
     def protocol(self, split: Split, options: ProtocolOptions) -> Protocol:
         """Galleries of TestG *gallery_size*, 100 by default; -1: the whole test set, positives as in TestG50.
 
+        A scene that a list names several times is in the gallery once; its true box counts as often as it is listed
+        (in the whole set every scene is listed once).
         A split held out of training is searched in its every other scene. Raises UsageError for a size that is not
         published and for ``cross_camera``; DataError for files that are missing, damaged or ask for other queries.
         """
@@ -121,8 +123,9 @@ class CuhkSysuDataset(PublishedDataset):
         in_gallery = np.zeros((len(split.queries), len(split.scenes)), dtype=bool)
         scenes: list[int] = []
         boxes: list[XYWH] = []
+        counts: list[int] = []
         offsets = [0]
-        short = 0
+        notes = Notes()
         for q, row in enumerate(self._rows(listed, numbers)):
             if q >= len(split.queries):
                 raise DataError(f"'{path}' holds more queries than the {len(split.queries)} of TestG50.mat")
@@ -132,25 +135,33 @@ class CuhkSysuDataset(PublishedDataset):
             truths: dict[int, XYWH] = {}
             for scene, box in row.truths:
                 truths.setdefault(scene, box)
+            listed_with_person = Counter(scene for scene, _ in row.truths)
             if size == WHOLE_SET:
                 in_gallery[q] = True
                 in_gallery[q, query.scene] = False
                 truths.pop(query.scene, None)
             else:
                 in_gallery[q, row.scenes] = True
-                short += len(row.scenes) < size
+                if len(row.scenes) < size:
+                    notes.add(path, f"{{n}} queries list fewer than {size} gallery scenes", f"query {q + 1}")
+                if np.count_nonzero(in_gallery[q]) < len(row.scenes):
+                    _note_listed_twice(notes, path, q, row, split)
             scenes += truths.keys()
             boxes += truths.values()
+            counts += [1 if size == WHOLE_SET else listed_with_person[scene] for scene in truths]
             offsets.append(len(scenes))
         if len(offsets) <= len(split.queries):
             raise DataError(
                 f"'{path}' holds {len(offsets) - 1} queries; expected {len(split.queries)} as in TestG50.mat"
             )
-        if short:
-            logger.warning("'%s': %d queries list fewer than %d gallery scenes", path, short, size)
-        name = "whole set" if size == WHOLE_SET else f"gallery {size}"
         return Protocol(
-            name, in_gallery, np.array(offsets, dtype=np.int64), np.array(scenes, dtype=np.int64), _xyxy(boxes)
+            "whole set" if size == WHOLE_SET else f"gallery {size}",
+            in_gallery,
+            np.array(offsets, dtype=np.int64),
+            np.array(scenes, dtype=np.int64),
+            _xyxy(boxes),
+            np.array(counts, dtype=np.int64),
+            notes.lines(),
         )
 
     def _annotation(self, name: str) -> Path:
@@ -257,6 +268,29 @@ class CuhkSysuDataset(PublishedDataset):
         if not scenes:
             raise DataError(f"{entry}: the gallery is empty; expected the names of scenes to search")
         return _Row(image, box, scenes, truths, len(truths) if labelled < 0 else labelled)
+
+
+def _note_listed_twice(notes: Notes, path: Path, query: int, row: _Row, split: Split) -> None:
+    """Note the scenes that ``row`` lists more than once, and those it lists with different boxes of the person."""
+    listed = Counter(row.scenes)
+    for scene, times in listed.items():
+        if times == 1:
+            continue
+        entry = f"query {query + 1}: '{split.scenes[scene].name}'"
+        places = [box for number, box in row.truths if number == scene]
+        notes.add(
+            path,
+            "{n} gallery scenes are listed more than once for a query: their detections enter once, the person's box "
+            "counts as often as it is listed",
+            entry,
+        )
+        if places and (len(places) < times or len(set(places)) > 1):
+            notes.add(
+                path,
+                "{n} of them are listed once with the person and once without, or with different boxes: the first box "
+                "listed is taken for the true one",
+                entry,
+            )
 
 
 def _xyxy(xywh: list[XYWH]) -> Boxes:

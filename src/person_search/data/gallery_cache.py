@@ -9,12 +9,14 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from person_search.data.scene import Protocol
 
-VERSION = 1
+VERSION = 2
+"""Of what is written: an entry of another version is not read."""
 
 
 def cache_folder() -> Path:
@@ -59,26 +61,31 @@ def _read(path: Path) -> Protocol | None:
                 arrays["truth_offsets"],
                 arrays["truth_scenes"],
                 arrays["truth_boxes"],
+                arrays.get("truth_counts"),
+                tuple(arrays["notes"].tolist()),
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
 def _write(path: Path, protocol: Protocol) -> None:
+    arrays: dict[str, Any] = {
+        "name": np.array(protocol.name),
+        "shape": np.array(protocol.in_gallery.shape),
+        "in_gallery": np.packbits(protocol.in_gallery, axis=1),
+        "truth_offsets": protocol.truth_offsets,
+        "truth_scenes": protocol.truth_scenes,
+        "truth_boxes": protocol.truth_boxes,
+        "notes": np.array(protocol.notes, dtype=np.str_),
+    }
+    if protocol.truth_counts is not None:
+        arrays["truth_counts"] = protocol.truth_counts
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             temporary = Path(file.name)
-            np.savez(
-                file,
-                name=np.array(protocol.name),
-                shape=np.array(protocol.in_gallery.shape),
-                in_gallery=np.packbits(protocol.in_gallery, axis=1),
-                truth_offsets=protocol.truth_offsets,
-                truth_scenes=protocol.truth_scenes,
-                truth_boxes=protocol.truth_boxes,
-            )
+            np.savez(file, **arrays)
         temporary.replace(path)
     except OSError:
         if temporary is not None:

@@ -94,7 +94,7 @@ class Protocol:
     """Which scenes each query is searched in, and where its person is in them.
 
     A scene is in a query's gallery once or not at all, however often a list names it. ``truth_*`` holds, for query
-    q, rows ``truth_offsets[q]:truth_offsets[q + 1]``; all of them lie in the query's gallery.
+    q, rows ``truth_offsets[q]:truth_offsets[q + 1]``: one for each scene of its gallery that holds the person.
 
     Attributes:
         name: what a table calls it, such as ``"gallery 100"`` or ``"cross-camera"``.
@@ -102,6 +102,8 @@ class Protocol:
         truth_offsets: (Q + 1,) int64.
         truth_scenes: (T,) int64, scene numbers.
         truth_boxes: (T, 4) float32 xyxy.
+        truth_counts: (T,) int64, how often each counts among what is to be found; None: once each.
+        notes: what the galleries' files hold and the program reads otherwise than written: one line each.
     """
 
     name: str
@@ -109,6 +111,8 @@ class Protocol:
     truth_offsets: Ints
     truth_scenes: Ints
     truth_boxes: Boxes
+    truth_counts: Ints | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,11 +187,13 @@ def every_other_scene(split: Split, *, cross_camera: bool = False, allowed: Bool
 
 
 def with_truths(name: str, split: Split, in_gallery: Bools) -> Protocol:
-    """Complete ``in_gallery`` with every annotated box of each query's person in its gallery scenes."""
+    """Complete ``in_gallery`` with the first annotated box of each query's person in each of its gallery scenes."""
     ids = np.concatenate([scene.person_ids for scene in split.scenes] or [np.zeros(0, np.int64)])
     boxes = np.concatenate([scene.boxes for scene in split.scenes] or [np.zeros((0, 4), np.float32)])
     scenes = np.repeat(np.arange(len(split.scenes)), [len(scene.boxes) for scene in split.scenes])
     by_id = np.argsort(ids, kind="stable")
+    # Rows of one identity are in scene order: a box whose scene is that of the box before it is not the first there.
+    by_id = by_id[np.diff(ids[by_id], prepend=-2).astype(bool) | np.diff(scenes[by_id], prepend=-1).astype(bool)]
     starts = np.searchsorted(ids[by_id], np.arange(split.num_identities + 1))
     rows: list[Ints] = []
     for number, query in enumerate(split.queries):

@@ -37,7 +37,7 @@ class SearchResult:
     Attributes:
         protocol: its name.
         ap: (Q,) float64 average precision x recall; NaN where the person is in no gallery scene.
-        recall: (Q,) float64 share of the gallery scenes with the person in which they were found; NaN likewise.
+        recall: (Q,) float64 scenes in which the person was found / true boxes, as counted; NaN likewise.
         first_rank: (Q,) int64 rank, from 1, of the most similar right detection; 0 where none is right.
         top_rows: (Q, K) int64 most similar detections, best first; -1 after the last.
         top_similarities: (Q, K) float64.
@@ -89,9 +89,10 @@ def search(
 ) -> SearchResult:
     """Rank the gallery of every query and score the rankings.
 
-    In each gallery scene that holds the person, the most similar detection whose IoU with one of the person's boxes
-    there is at least min(0.5, wh / ((w + 10)(h + 10))), w and h of that box, is the scene's one right detection.
-    AP = average precision over all detections of the gallery x scenes found / scenes that hold the person.
+    In each gallery scene that holds the person, the most similar detection whose IoU with the true box there is at
+    least min(0.5, wh / ((w + 10)(h + 10))), w and h of that box, is the scene's one right detection.
+    AP = average precision over all detections of the gallery x scenes found / true boxes, each as often as the
+    protocol counts it.
 
     Args:
         predictions: in the split's scene order, already without detections that take no part.
@@ -148,6 +149,23 @@ def _check(split: Split, protocol: Protocol) -> None:
             f"protocol '{protocol.name}': scene '{name}' holds the person of query {query_of[outside[0]]} "
             "but is not in its gallery"
         )
+    cell = query_of * shape[1] + protocol.truth_scenes
+    if (np.diff(cell) <= 0).any():
+        order = np.argsort(cell, kind="stable")
+        again = order[1:][np.diff(cell[order]) == 0]
+        if len(again):
+            name = split.scenes[protocol.truth_scenes[again[0]]].name
+            raise DataError(
+                f"protocol '{protocol.name}': query {query_of[again[0]]} has two true boxes in scene '{name}'; "
+                "give one, and in truth_counts how often it counts"
+            )
+    if protocol.truth_counts is not None and (
+        protocol.truth_counts.shape != protocol.truth_scenes.shape or (protocol.truth_counts < 1).any()
+    ):
+        raise DataError(
+            f"protocol '{protocol.name}': truth_counts of shape {protocol.truth_counts.shape}; expected "
+            f"{protocol.truth_scenes.shape}, one number from 1 for every true box"
+        )
 
 
 def _ground(predictions: Predictions, split: Split, protocol: Protocol) -> _Ground:
@@ -167,8 +185,9 @@ def _score_block(block: Block, ground: _Ground, result: SearchResult) -> None:
     hits = _hits(block, ground)
     at_least, rank = _positions(block, hits)
 
-    truth_query, truth_scene = _truth_scenes(block, ground)
-    held = np.bincount(truth_query, minlength=size).astype(np.float64)
+    truths, truth_query = _truths(block, ground)
+    counts = None if ground.protocol.truth_counts is None else ground.protocol.truth_counts[truths]
+    held = np.bincount(truth_query, counts, size).astype(np.float64)
     precision = precision_of_hits(hits.query, hits.similarity, at_least)
     result.ap[own] = _share(np.bincount(hits.query, precision, size), held)
     result.recall[own] = _share(np.bincount(hits.query, minlength=size), held)
@@ -180,9 +199,8 @@ def _score_block(block: Block, ground: _Ground, result: SearchResult) -> None:
         camera = ground.camera_of_scene[ground.scene_of[hits.row]]
         cell, cells = hits.query * ground.cameras + camera, size * ground.cameras
         precision = precision_of_hits(cell, hits.similarity, _at_least_in_camera(block, hits, camera, ground))
-        held = np.bincount(truth_query * ground.cameras + ground.camera_of_scene[truth_scene], minlength=cells).astype(
-            float
-        )
+        truth_camera = ground.camera_of_scene[ground.protocol.truth_scenes[truths]]
+        held = np.bincount(truth_query * ground.cameras + truth_camera, counts, cells).astype(np.float64)
         result.camera_ap[own] = _share(np.bincount(cell, precision, cells), held).reshape(size, ground.cameras)
 
     query, place, row, similarity = most_similar(block, result.top_rows.shape[1])
@@ -201,14 +219,6 @@ def _truths(block: Block, ground: _Ground) -> tuple[slice, Ints]:
     """The truth rows of the block's queries, and the query (number in the block) of each."""
     offsets = ground.protocol.truth_offsets[block.first : block.first + len(block.values) + 1]
     return slice(offsets[0], offsets[-1]), np.repeat(np.arange(len(block.values), dtype=np.int64), np.diff(offsets))
-
-
-def _truth_scenes(block: Block, ground: _Ground) -> tuple[Ints, Ints]:
-    """Query (number in the block) and scene of every gallery scene that holds the query's person, each once."""
-    rows, query = _truths(block, ground)
-    scenes = len(ground.camera_of_scene)
-    query, scene = np.divmod(np.unique(query * scenes + ground.protocol.truth_scenes[rows]), scenes)
-    return query, scene
 
 
 def _hits(block: Block, ground: _Ground) -> _Hits:
