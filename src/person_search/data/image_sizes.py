@@ -5,30 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
-from person_search.data.decode import UnreadableImageError
+from person_search.data.decode import unreadable
+from person_search.data.image_header import read_header
 from person_search.data.scene import Split
-
-ORIENTATION = 0x0112
-"""EXIF tag; values from 5 on swap width and height."""
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels of the picture in ``path``, as seen: EXIF orientation applied.
+    """(width, height) in pixels of the picture that ``read_image`` gives, from the header of its file.
 
     Raises UnreadableImageError for a file that is missing or not an image.
     """
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
-    except UnidentifiedImageError:
-        raise UnreadableImageError(f"cannot read image '{path}': found no picture in it; restore the file") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UnreadableImageError(f"cannot read image '{path}': {reason}; restore the file") from None
-    return (height, width) if turned else (width, height)
+        with open(path, "rb") as file:
+            return read_header(file).size
+    except Exception as error:
+        raise unreadable(path, error) from None
 
 
 def aspect_ratios(split: Split, scenes: Sequence[int]) -> list[float]:

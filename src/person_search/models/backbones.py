@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision import models as zoo
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from person_search.errors import CheckpointError, UsageError
+from person_search.errors import CheckpointError, UsageError, first_line
 
 STRIDE = 16
 """Pixels of the picture per C4 cell."""
@@ -221,8 +221,3 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"weights file '{path}' holds no state dict of tensors")
     return {name.removeprefix("module."): value for name, value in content.items()}
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for one-line messages."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
