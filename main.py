@@ -29,10 +29,10 @@ def execute(arguments: Sequence[str]) -> None:
             split_name="test",
             references=False,
         )
-    elif asked.resume and asked.checkpoint is not None:
-        run_training(with_settings(asked.config, run_dir=asked.checkpoint.parent), resume=True)
+    elif asked.resume:
+        run_training(asked.config, resume=True)
     else:
-        run_training(with_settings(asked.config, init_from=asked.checkpoint), resume=asked.resume)
+        run_training(with_settings(asked.config, init_from=asked.checkpoint), resume=False)
 
 
 if __name__ == "__main__":

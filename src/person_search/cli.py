@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from person_search import __version__
 from person_search.cli_options import (
@@ -27,26 +28,18 @@ from person_search.cli_options import (
 from person_search.config import Config, EvaluationConfig, ModelConfig, TrainingConfig, to_yaml, with_settings
 from person_search.errors import PersonSearchError, UsageError, nearest
 from person_search.flags import command, flags_of, parse_flags, settings_in
+from person_search.training.resuming import own_config
 
 
 def train(arguments: Sequence[str]) -> None:
     """Train a model, or go on with a run."""
     base, rest = base_config(arguments)
-    kind = command(
-        "Train",
-        "Train a model. Settings come from --config and flags on top of it; all of them are written to the run folder.",
-        [
-            CONFIG,
-            (
-                "resume",
-                described(bool, "go on with the newest good checkpoint in the run folder, if there is one"),
-                False,
-            ),
-            ("print_config", described(bool, "print the effective settings as YAML and stop"), False),
-            *sections_of(base, "data", "model", "training", "evaluation"),
-        ],
-    )
-    options = parse_flags(kind, rest, prog="person-search train")
+    options = _train_options(base, rest)
+    if options.resume:
+        # The run's own settings take the place of the defaults; what is given goes on top as without --resume.
+        own = own_config(options.training.run_dir)
+        base, rest = base_config(arguments, over=own)
+        options = _train_options(base, rest)
     config = with_settings(base, **settings_from(options, "data", "model", "training", "evaluation"))
     if options.print_config:
         print(to_yaml(config), end="")
@@ -54,6 +47,28 @@ def train(arguments: Sequence[str]) -> None:
     from person_search.commands import run_training
 
     run_training(config, resume=options.resume)
+
+
+def _train_options(base: Config, rest: Sequence[str]) -> Any:
+    kind = command(
+        "Train",
+        "Train a model. Settings come from --config and flags on top of it; all of them are written to the run folder.",
+        [
+            CONFIG,
+            (
+                "resume",
+                described(
+                    bool,
+                    "go on with the newest good checkpoint in the run folder, if there is one, and with the settings "
+                    "there; --config and flags go on top of these, and what cannot change is refused",
+                ),
+                False,
+            ),
+            ("print_config", described(bool, "print the effective settings as YAML and stop"), False),
+            *sections_of(base, "data", "model", "training", "evaluation"),
+        ],
+    )
+    return parse_flags(kind, rest, prog="person-search train")
 
 
 def evaluate(arguments: Sequence[str]) -> None:

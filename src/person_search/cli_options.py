@@ -65,11 +65,16 @@ def settings_from(options: Any, *sections: str, given_only: bool = False) -> dic
     }
 
 
-def base_config(arguments: Sequence[str], beside: str | None = None) -> tuple[Config, list[str]]:
-    """The config that flags go on top of: ``--config``, else the one beside the checkpoint, else the defaults."""
+def base_config(
+    arguments: Sequence[str], beside: str | None = None, *, over: Config | None = None
+) -> tuple[Config, list[str]]:
+    """The config that flags go on top of: ``--config``, else the one beside the checkpoint, else the defaults.
+
+    What the file ``--config`` leaves out is as in ``over`` (None: the defaults).
+    """
     path, rest = take_option(arguments, "--config")
     if beside is None:
-        return Config() if path is None else load_config(Path(path)), rest
+        return (over or Config()) if path is None else load_config(Path(path), over=over), rest
     checkpoint = take_option(arguments, beside)[0]
     if path is None and checkpoint is not None:
         folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent

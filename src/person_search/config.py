@@ -219,6 +219,9 @@ class TrainingConfig(Section):
         False, description="make batches of images of like shape, so that less is padding; reads all headers once"
     )
     checkpoint_every: AtLeastOne | None = Field(None, description="also write a checkpoint every this many steps")
+    keep_checkpoints: AtLeastOne | None = Field(
+        3, description="checkpoints of whole epochs to keep, the newest ones; None: all"
+    )
     validate_every: Count = Field(1, description="epochs between validations; 0: never")
     validate_epochs: tuple[AtLeastOne, ...] | None = Field(
         None,
@@ -311,8 +314,8 @@ def describe(error: ValidationError) -> str:
     return f"{path}: {message}{found}" if path else message
 
 
-def load_config(path: Path) -> Config:
-    """Read a YAML file over the defaults. Raises UsageError."""
+def load_config(path: Path, *, over: Config | None = None) -> Config:
+    """Read a YAML file over the defaults, or over the settings ``over``. Raises UsageError."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -323,7 +326,13 @@ def load_config(path: Path) -> Config:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         raise UsageError(f"config '{path}' is not valid YAML{where}: {getattr(error, 'problem', error)}") from None
-    return parse(tree, f"config '{path}'")
+    if over is not None and isinstance(tree, dict):
+        below = over.model_dump()
+        tree = below | {
+            section: below[section] | values if section in below and isinstance(values, dict) else values
+            for section, values in tree.items()
+        }
+    return parse(over.model_dump() if over is not None and tree is None else tree, f"config '{path}'")
 
 
 def to_yaml(config: Config) -> str:

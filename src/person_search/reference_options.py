@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from person_search.config import Config, ModelConfig, with_settings
 from person_search.errors import UsageError, nearest
+from person_search.training.resuming import own_config
 
 METHODS = {"bsl": "baseline", "oim": "oim", "nae": "nae"}
 REID_LOSSES = {"oim": "oim", "sfm": "softmax"}
@@ -144,9 +145,10 @@ class ReferenceCommand:
     """What a reference command line asks for.
 
     Attributes:
-        config: the effective settings, as ``person-search train`` would have them.
+        config: the effective settings, as ``person-search train`` would have them; on continuing, what is not given
+            is as in the run's own.
         test: evaluate ``checkpoint`` instead of training.
-        checkpoint: ``--load_ckpt``; in training, weights to start from.
+        checkpoint: ``--load_ckpt``; in training, weights to start from, or a file of the run to continue.
         resume: ``--continue_train``.
         overrides: in test, model settings given on the command line.
         ignored: options given that mean nothing here.
@@ -208,15 +210,19 @@ def read_reference_options(arguments: Sequence[str]) -> ReferenceCommand:
         raise UsageError(f"main.py: unknown option '{unknown[0]}'.{hint}")
     given = vars(found)
     settings = {option.setting: option.settings(given[_key(option)]) for option in OPTIONS if _key(option) in given}
-    if settings.get("dataset", "synthetic") != "synthetic":
+    checkpoint = Path(given["load_ckpt"]) if given.get("load_ckpt") else None
+    run_dir, own = _run_dir(given, settings), None
+    if given["continue_train"] and not given["is_test"]:
+        if checkpoint is not None:
+            run_dir = checkpoint if checkpoint.is_dir() else checkpoint.parent
+        own = own_config(run_dir)
+    if own is None and settings.get("dataset", "synthetic") != "synthetic":
         settings.setdefault("data_root", DATA_ROOT)
-    config = with_settings(
-        Config(), **settings, **_gpu_settings(given.get("gpu_ids")), run_dir=_run_dir(given, settings)
-    )
+    config = with_settings(own or Config(), **settings, **_gpu_settings(given.get("gpu_ids")), run_dir=run_dir)
     return ReferenceCommand(
         config=config,
         test=given["is_test"],
-        checkpoint=Path(given["load_ckpt"]) if given.get("load_ckpt") else None,
+        checkpoint=checkpoint,
         resume=given["continue_train"],
         overrides={key: value for key, value in settings.items() if key in ModelConfig.model_fields},
         ignored=[name for name in NO_MEANING if _destination(name) in given],

@@ -55,7 +55,7 @@ def test_steps_of_one_shape_whatever_the_number_of_processes(processes: int, acc
     shapes = [{aspect_group(RATIOS[item.scene]) for item in step} for step in steps]
     assert len(shapes) == 54 // 8
     assert [len(shape) for shape in shapes] == [1] * 6
-    one.start_at(0, 2)
+    one.start_at(0, 2 * 8)
     assert list(one) == steps[2:]
     one.start_at(1)
     assert list(one) != steps

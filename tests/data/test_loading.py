@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torchvision.io import write_png
 
 from person_search.data.loading import (
+    Item,
     TrainingOrder,
     clip,
     has_area,
@@ -92,9 +93,64 @@ def test_starting_inside_an_epoch_gives_the_rest_of_it(first: int, accumulate: i
     order = TrainingOrder(range(20), flip=True, batch_size=3, accumulate=accumulate)
     order.start_at(2)
     whole = list(order)
-    order.start_at(2, first)
+    order.start_at(2, first * order.images_per_step)
     assert list(order) == whole[first * accumulate :]
     assert len(order) == len(whole[first * accumulate :])
+
+
+Work = tuple[int, int, int]
+"""Images per process and batch, processes, batches per step."""
+
+works = st.tuples(sizes, sizes, sizes)
+
+
+def shown_in(scenes: int, works: list[tuple[Work, int]], *, ratios: list[float] | None = None) -> list[list[Item]]:
+    """Images of every step of epoch 1, whose work is shared otherwise after so many steps (the last: to the end)."""
+    steps: list[list[Item]] = []
+    images, parts = 0, []
+    for (batch, processes, accumulate), wanted in works:
+        orders = [
+            TrainingOrder(
+                range(scenes), flip=True, batch_size=batch, accumulate=accumulate, rank=rank, processes=processes,
+                aspect_ratios=ratios,
+            )
+            for rank in range(processes)
+        ]  # fmt: skip
+        for order in orders:
+            order.start_at(1, images, parts)
+        batches = [iter(order) for order in orders]
+        for size in orders[0].step_sizes[:wanted]:
+            step = [next(own) for _ in range(orders[0].batches_in(size)) for own in batches]
+            assert all(1 <= len(own) <= batch for own in step)
+            steps.append(list(chain(*step)))
+            assert len(steps[-1]) == size
+        taken = sum(orders[0].step_sizes[:wanted])
+        parts, images = [*parts, (orders[0].images_per_step, taken)], images + taken
+    return steps
+
+
+@given(
+    scenes=st.integers(1, 60), before=works, after=works, third=works, first=st.integers(1, 4), grouped=st.booleans()
+)
+def test_an_epoch_shared_otherwise_half_way_shows_every_image_once(
+    scenes: int, before: Work, after: Work, third: Work, first: int, grouped: bool
+) -> None:
+    assume(2 * scenes >= max(map(np.prod, (after, third))))
+    assume(2 * scenes >= np.prod(before) * (first + 1))
+    ratios = list(np.random.default_rng(0).choice([0.5, 1.0, 2.0], scenes)) if grouped else None
+    steps = shown_in(scenes, [(before, first), (after, 1), (third, 10**6)], ratios=ratios)
+    assert steps[:first] == shown_in(scenes, [(before, first)], ratios=ratios)
+    shown = [item[:2] for item in chain(*steps)]
+    assert len(set(shown)) == len(shown)
+    # Fewer images than processes cannot be shared.
+    assert len(shown) > 2 * scenes - third[1]
+
+
+def test_a_smaller_last_step_shows_what_is_left() -> None:
+    assert [len(step) for step in shown_in(9, [((2, 1, 1), 1), ((4, 1, 1), 99)])] == [2, 4, 4, 4, 4]
+    assert [len(step) for step in shown_in(9, [((2, 1, 1), 2), ((4, 1, 1), 99)])] == [2, 2, 4, 4, 4, 2]
+    # One image is too few for two processes, so the step before takes it too, in batches of at most two.
+    assert [len(step) for step in shown_in(9, [((1, 1, 1), 1), ((2, 2, 1), 99)])] == [1, 4, 4, 4, 5]
 
 
 def test_too_few_images_for_one_step_is_refused() -> None:

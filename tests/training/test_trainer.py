@@ -18,7 +18,7 @@ import torch
 
 from person_search.config import Config, load_config, to_yaml
 from person_search.data.scene import Dataset
-from person_search.errors import CheckpointError, DataError, UsageError
+from person_search.errors import DataError, UsageError
 from person_search.training import trainer
 from person_search.training.checkpoints import read_checkpoint
 from person_search.training.processes import InterruptedRunError
@@ -274,13 +274,14 @@ def test_resuming_where_nothing_is_starts_at_the_beginning(
 
 
 @pytest.mark.parametrize("change", [{"width": 0.25}, {"method": "nae"}, {"optimizer": "adamw"}, {"uni_optim": True}])
-def test_a_checkpoint_of_another_training_is_refused(
+def test_going_on_with_another_training_is_refused(
     make_config: MakeConfig, dataset: Dataset, change: dict[str, Any]
 ) -> None:
     config = make_config(max_steps=1)
     run(config, dataset)
     before = contents(config.training.run_dir)
-    with pytest.raises(CheckpointError, match=r"last\.pt"):
+    ((key, value),) = change.items()
+    with pytest.raises(UsageError, match=rf"cannot resume '.*run' with other settings.*: {key}: \w.* -> {value}; "):
         run(make_config(max_steps=2, **change), dataset, resume=True)
     assert contents(config.training.run_dir) == before
 

@@ -66,6 +66,10 @@ class TrainingOrder:
     dropped. Iterating gives this process's batches from the position set by ``start_at``. An image's seed depends on
     the epoch and the image alone, so that what is drawn for it does not depend on how the work is shared.
 
+    An epoch in which the number of images per step changed shows all its images, each once: what is left for the last
+    step makes a smaller one or, where that would leave a process without an image, one with another batch. Fewer
+    images than processes, that cannot be shared so, are left out.
+
     Args:
         scenes: scene numbers.
         flip: show mirror images too.
@@ -101,29 +105,71 @@ class TrainingOrder:
                 f"one step takes {self.images_per_step} images (batch_size x processes x accumulate), but an epoch has "
                 f"only {len(self.items)} with an identity, mirror images included; use a smaller batch_size"
             )
-        self.epoch, self.first_step = 0, 0
+        self.start_at(0)
 
-    def start_at(self, epoch: int, step: int = 0) -> None:
-        """Continue with step ``step`` of ``epoch``, both counted from 0."""
-        self.epoch, self.first_step = epoch, step
+    def start_at(self, epoch: int, images: int = 0, parts: Sequence[tuple[int, int]] = ()) -> None:
+        """Continue after the first ``images`` images of ``epoch``, counted from 0.
 
-    def shuffled(self, epoch: int) -> NDArray[np.int64]:
-        """Numbers of ``items`` in the order of ``epoch``."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
-        return order if self.groups is None else in_groups(order, self.groups, self.images_per_step)
+        ``parts`` tells how those were shown that another number of images per step showed: (images per step, images)
+        of one such number after the other.
+        """
+        self.epoch, self.images, self.parts = epoch, images, tuple(parts)
+        self.step_sizes = self._steps_after(images, changed=bool(parts))
+        """Images of every step that is left, by all processes."""
+
+    @property
+    def end(self) -> int:
+        """Images shown when the epoch is over."""
+        return self.images + sum(self.step_sizes)
+
+    def batches_in(self, step_size: int) -> int:
+        """Batches per process of a step of ``step_size`` images."""
+        return -(-step_size // (self.batch_size * self.processes))
+
+    def _steps_after(self, images: int, *, changed: bool) -> list[int]:
+        whole = self.images_per_step
+        if not changed and images % whole == 0:
+            return [whole] * max(0, self.steps - images // whole)
+        count, rest = divmod(max(0, len(self.items) - images), whole)
+        sizes = [whole] * count
+        if rest < self.processes and sizes:
+            rest += sizes.pop()
+        while rest and self.batches_in(rest) * self.processes > rest:
+            rest -= 1
+        return [*sizes, rest] if rest else sizes
+
+    def shuffled(self) -> NDArray[np.int64]:
+        """Numbers of all ``items`` in the order of the epoch."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.items))
+        if self.groups is None:
+            return order
+        shown = []
+        for size, count in self.parts:
+            shown.append(_in_groups_and_rest(order, self.groups, size)[:count])
+            order = order[~np.isin(order, shown[-1])]
+        return np.concatenate([*shown, _in_groups_and_rest(order, self.groups, self.images_per_step)])
 
     def __iter__(self) -> Iterator[list[Item]]:
-        order = self.shuffled(self.epoch)
+        order = self.shuffled()
         seeds = np.random.default_rng([self.seed, self.epoch, 1]).integers(2**62, size=len(self.items))
-        together = self.batch_size * self.processes
-        for start in range(self.first_step * self.images_per_step, self.steps * self.images_per_step, together):
-            own = start + self.rank * self.batch_size
-            shown = [(*self.items[number], int(seeds[number])) for number in order[own : own + self.batch_size]]
-            yield [Item(scene, mirrored, seed) for scene, mirrored, seed in shown]
+        start = self.images
+        for size in self.step_sizes:
+            shares = self.batches_in(size) * self.processes
+            edges = [start + size * share // shares for share in range(shares + 1)]
+            for share in range(self.rank, shares, self.processes):
+                shown = [(*self.items[number], int(seeds[number])) for number in order[edges[share] : edges[share + 1]]]
+                yield [Item(scene, mirrored, seed) for scene, mirrored, seed in shown]
+            start += size
 
     def __len__(self) -> int:
         """Batches from the position on, per process."""
-        return max(0, self.steps - self.first_step) * self.accumulate
+        return sum(map(self.batches_in, self.step_sizes))
+
+
+def _in_groups_and_rest(order: NDArray[np.int64], groups: Sequence[int], size: int) -> NDArray[np.int64]:
+    """``in_groups``, and then what it leaves out."""
+    arranged = in_groups(order, groups, size)
+    return np.concatenate([arranged, order[~np.isin(order, arranged)]])
 
 
 class TrainingScenes(TorchDataset[Any]):

@@ -125,10 +125,16 @@ def newest_checkpoint(run_dir: Path) -> tuple[Path, Checkpoint] | None:
     """The newest good checkpoint of a run, or None where there is no checkpoint at all.
 
     ``last.pt`` is the newest, then the epochs from the last to the first; a damaged one is skipped with a warning.
-    Raises CheckpointError when all are damaged.
+    Raises CheckpointError when all are damaged, or have a model alone.
     """
-    epochs = sorted((p for p in run_dir.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d+\.pt", p.name)), key=_epoch_of)
-    found = [path for path in (run_dir / LAST, *reversed(epochs)) if path.exists()]
+    found = [path for path in (run_dir / LAST, *reversed(epoch_checkpoints(run_dir))) if path.exists()]
+    models = sorted(path.name for path in run_dir.glob("*.pt"))
+    if models and not found:
+        raise CheckpointError(
+            f"'{run_dir}' holds {', '.join(models)} but no {LAST} or {epoch_name(1)}: only these have what a run goes "
+            "on from, a model alone has not, so nothing was started; put one back, or start a new run in another "
+            "--run-dir with --init-from the model"
+        )
     for path in found:
         try:
             checkpoint = read_checkpoint(path)
@@ -137,9 +143,26 @@ def newest_checkpoint(run_dir: Path) -> tuple[Path, Checkpoint] | None:
             continue
         if checkpoint.training is not None:
             return path, checkpoint
+        log.warning("skipping a checkpoint: '%s' holds a model alone, without what a run goes on from", path)
     if found:
         raise CheckpointError(f"no checkpoint in '{run_dir}' is good ({len(found)} tried); start a new run elsewhere")
     return None
+
+
+def epoch_checkpoints(run_dir: Path) -> list[Path]:
+    """The checkpoints of whole epochs in ``run_dir``, the oldest first."""
+    named = (path for path in run_dir.glob("epoch-*.pt") if re.fullmatch(r"epoch-\d+\.pt", path.name))
+    return sorted(named, key=_epoch_of)
+
+
+def drop_old_checkpoints(run_dir: Path, *, epoch: int, keep: int) -> None:
+    """Remove the checkpoints of epochs before the ``keep`` that end with ``epoch``, whose own is on the disk."""
+    for path in epoch_checkpoints(run_dir):
+        if _epoch_of(path) <= epoch - keep:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("cannot remove '%s': %s", path, error.strerror)
 
 
 def load_model_state(model: PersonSearchModel, checkpoint: Checkpoint, path: Path) -> None:

@@ -27,6 +27,7 @@ POLL, GRACE = 0.2, 5.0
 """Seconds between looks at the others, and for a process to end by itself after one of them did."""
 
 _watch: Watch | None = None
+_resume_command: str | None = None
 
 
 class LostProcessError(PersonSearchError):
@@ -82,10 +83,8 @@ class Watch(threading.Thread):
 
 def gone(who: str) -> str:
     """The message that a run ends with when it lost a process."""
-    return (
-        f"{who}, and the run with it; what it said before, if anything, is the reason. "
-        "Checkpoints are kept: continue with --resume"
-    )
+    advice = f"Checkpoints are kept; continue with: {_resume_command}" if _resume_command else "Start it again"
+    return f"{who}, and the run with it; what it said before, if anything, is the reason. {advice}"
 
 
 def start_companions(devices: int, nodes: int) -> None:
@@ -118,8 +117,13 @@ def _end() -> None:
 
 
 @contextlib.contextmanager
-def losses_named() -> Iterator[None]:
-    """Within the block, the error of a collective that another process left is a LostProcessError that names it."""
+def losses_named(resume_command: str | None = None) -> Iterator[None]:
+    """Within the block, the error of a collective that another process left is a LostProcessError that names it.
+
+    What is told of a lost process ends with ``resume_command``, where there is one.
+    """
+    global _resume_command
+    _resume_command = resume_command
     try:
         yield
     except BaseException as error:
@@ -129,6 +133,8 @@ def losses_named() -> Iterator[None]:
         if not isinstance(error, RuntimeError) or not _is_of_a_collective(error):
             raise
         raise LostProcessError(gone(_lost() or "another process of this run ended or is out of reach")) from error
+    finally:
+        _resume_command = None
 
 
 def leave_group() -> None:

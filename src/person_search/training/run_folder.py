@@ -7,18 +7,21 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from person_search.config import Config, to_yaml
+from person_search.data.fingerprint import fingerprint
 from person_search.data.image_sizes import aspect_ratios
 from person_search.data.loading import unreadable_scenes
 from person_search.data.scene import Split
 from person_search.errors import CheckpointError, DataError, PersonSearchError, UsageError
 from person_search.files import replace_text
-from person_search.models.distributed import everyones
+from person_search.models.distributed import everyones, rank
 from person_search.training.checkpoints import Checkpoint, newest_checkpoint
 from person_search.training.curves import METRICS
+from person_search.training.resuming import CONFIG_FILE
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ class Position:
     Attributes:
         epoch: complete epochs.
         images: images shown in the running epoch, by all processes.
+        images_per_step: images of a step at present; 0 in checkpoints of version 0.1.0.
+        parts: how the running epoch went on before images per step changed in it: [images per step, images] each.
         step: steps taken, skipped ones included.
         skipped: steps skipped because the loss or the gradient was not finite.
         validated: step of the newest validation.
@@ -42,6 +47,8 @@ class Position:
 
     epoch: int = 0
     images: int = 0
+    images_per_step: int = 0
+    parts: list[tuple[int, int]] = field(default_factory=list)
     step: int = 0
     skipped: int = 0
     validated: int = 0
@@ -49,6 +56,16 @@ class Position:
     loss_sum: float = 0.0
     loss_steps: int = 0
     seconds: float = 0.0
+
+    def go_on_with(self, images_per_step: int) -> None:
+        """Continue with steps of ``images_per_step`` images."""
+        if self.images and images_per_step != self.images_per_step:
+            self.parts.append((self.images_per_step, self.images - sum(images for _, images in self.parts)))
+        self.images_per_step = images_per_step
+
+    def end_epoch(self) -> None:
+        """The running epoch is complete."""
+        self.epoch, self.images, self.parts, self.loss_sum, self.loss_steps = self.epoch + 1, 0, [], 0.0, 0
 
 
 def holds_run(run_dir: Path) -> bool:
@@ -81,6 +98,42 @@ def agree_on_start(start: tuple[Path, Checkpoint] | None) -> None:
         )
 
 
+def data_record(split: Split) -> dict[str, Any]:
+    """What a run remembers of the scenes that it is trained on: their fingerprint, and counts to tell of."""
+    return {
+        "fingerprint": fingerprint(split),
+        "scenes": len(split.scenes),
+        "boxes": sum(len(scene.boxes) for scene in split.scenes),
+        "identities": split.num_identities,
+    }
+
+
+def check_data(path: Path, trained_on: dict[str, Any] | None, given: dict[str, Any]) -> None:
+    """Raise CheckpointError when the run of the checkpoint ``path`` was trained on other data than is ``given``.
+
+    Checkpoints of version 0.1.0 have no record, and that is said.
+    """
+    if trained_on is None:
+        if rank() == 0:
+            log.warning(
+                "'%s' does not say what it was trained on (version 0.1.0 did not note it): whether the data is still "
+                "the same cannot be told",
+                path,
+            )
+        return
+    if trained_on["fingerprint"] == given["fingerprint"]:
+        return
+    then, now = (
+        ", ".join(f"{record[name]} {name}" for name in ("scenes", "boxes", "identities"))
+        for record in (trained_on, given)
+    )
+    found = f"{now} now" if then != now else "as many now, but with other names, boxes or person ids"
+    raise CheckpointError(
+        f"'{path}' was trained on other data: {then} then, {found}; resume on the data it was trained on "
+        "(--data-root), or start a new run in another --run-dir"
+    )
+
+
 def make_run_folder(run_dir: Path) -> None:
     """Create the folder, if need be. Raises PersonSearchError when nothing can be written into it."""
     with _written_into(run_dir):
@@ -91,7 +144,7 @@ def make_run_folder(run_dir: Path) -> None:
 def write_config(run_dir: Path, config: Config) -> None:
     """Write the effective config into the folder. Raises PersonSearchError when that is impossible."""
     with _written_into(run_dir):
-        replace_text(run_dir / "config.yaml", to_yaml(config))
+        replace_text(run_dir / CONFIG_FILE, to_yaml(config))
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from person_search.config import Config
+from person_search.config import Config, with_settings
 from person_search.data.catalogue import notes_of, open_dataset
 from person_search.data.loading import Batch, TrainingOrder, raise_errors, training_batches
 from person_search.data.scene import Dataset, Split
-from person_search.errors import CheckpointError, DataError
+from person_search.errors import CheckpointError, DataError, UsageError
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
 from person_search.models.distributed import average_statistics, everyones, raise_together, together
@@ -27,6 +27,7 @@ from person_search.training.checkpoints import (
     BEST,
     LAST,
     Checkpoint,
+    drop_old_checkpoints,
     epoch_name,
     load_model_state,
     save_checkpoint,
@@ -40,15 +41,26 @@ from person_search.training.processes import (
     InterruptedRunError,
     StopRequest,
     device_kind,
+    process_counts,
     random_state,
     set_random_state,
     start_fabric,
     stop_on_signals,
 )
 from person_search.training.progress import RunProgress
+from person_search.training.resuming import (
+    CONFIG_FILE,
+    changes_between,
+    check_changes,
+    described,
+    own_config,
+    resume_command,
+)
 from person_search.training.run_folder import (
     Position,
     agree_on_start,
+    check_data,
+    data_record,
     make_run_folder,
     note_aspect_ratios,
     note_unreadable,
@@ -94,20 +106,27 @@ def train(
 ) -> TrainingOutcome:
     """Train as ``config`` says, in ``run_dir``; with ``resume`` continue from its newest good checkpoint.
 
-    On a CPU a resumed run ends with the same weights, bit for bit, as one that was never interrupted. ``dataset``
-    stands in for the one that the config names. Raises UsageError before any work for what cannot be done,
-    DataError, CheckpointError, and InterruptedRunError after Ctrl-C or SIGTERM, when a checkpoint has been written.
+    On a CPU a resumed run with the same settings ends with the same weights, bit for bit, as one that was never
+    interrupted; ``training.resuming`` says which settings may be others. ``dataset`` stands in for the one that the
+    config names. Raises UsageError before any work for what cannot be done, DataError, CheckpointError, and
+    InterruptedRunError after Ctrl-C or SIGTERM, when a checkpoint has been written.
     """
     device_kind(config.training)
     run_dir = config.training.run_dir
+    # A launcher's processes are the run's: the command that resumes it starts as many.
+    config = with_settings(config, **dict(zip(("devices", "nodes"), process_counts(config.training), strict=True)))
     start = open_run(run_dir, resume=resume)
+    own = own_config(run_dir) if resume else None
+    changes = check_changes(run_dir, own, config) if start else changes_between(own or config, config)
     dataset = dataset or open_dataset(config.data.dataset, config.data.data_root, config.data)
     split, validation = training_and_validation(dataset, config)
-    fabric, scaler = start_fabric(config.training)
-    with losses_named():
+    with losses_named(resume_command(run_dir)):
+        fabric, scaler = start_fabric(config.training)
         with together():
             agree_on_start(start)
             if fabric.is_global_zero:
+                for line in described(changes):
+                    log.warning("resuming with %s", line)
                 for line in notes_of(dataset, split, *([validation.split] if validation else [])):
                     log.warning("%s", line)
                 make_run_folder(run_dir)
@@ -116,7 +135,7 @@ def train(
                 if config.training.group_by_aspect_ratio:
                     note_aspect_ratios(run_dir, split, scenes_to_train_on(run_dir, split))
         with together():
-            run = _prepare(config, fabric, scaler, split, validation, start)
+            run = _prepare(config, fabric, scaler, split, validation, start, began_with=own or config)
             if fabric.is_global_zero:
                 # Not before: settings that a run cannot go on with must not take the place of its own.
                 write_config(run_dir, config)
@@ -130,8 +149,10 @@ def _prepare(
     split: Split,
     validation: Validation | None,
     start: tuple[Path, Checkpoint] | None,
+    *,
+    began_with: Config,
 ) -> Run:
-    """The run at its start, or where ``start`` left it."""
+    """The run at its start, or where ``start``, trained with the settings ``began_with``, left it."""
     torch.manual_seed(config.training.seed)
     first = config.training.init_from if start is None else None
     load_weights = start is None and first is None
@@ -142,7 +163,7 @@ def _prepare(
     accelerate(model, config.training)
     run = Run(config, fabric, scaler, model, split, validation)
     if start is not None:
-        run.restore(*start)
+        run.restore(*start, began_with=began_with)
     return run
 
 
@@ -180,14 +201,23 @@ class Run:
         self.take_step = TrainingStep(
             fabric, model, list(self.optimizers.values()), clip_grad=settings.clip_grad, scaler=scaler
         )
-        self.position = Position()
+        self.data = data_record(split)
+        self.position = Position(images_per_step=self.order.images_per_step)
+        self.total_steps = self._count_steps()
         self.curves: Curves | None = None
         self.means = RunningMeans()
-        whole = settings.max_epochs * self.order.steps
-        self.total_steps = whole if settings.max_steps is None else min(whole, settings.max_steps)
         # What a plug-in draws for its images, processes draw differently; the weights they start from are the same.
         torch.manual_seed(settings.seed + fabric.global_rank)
         self.randomness = random_state(fabric.device)
+
+    def _count_steps(self) -> int:
+        """Steps taken when the run is over: those taken so far, in steps of whatever size, and those left."""
+        position, settings = self.position, self.config.training
+        self.order.start_at(position.epoch, position.images, position.parts)
+        epochs_left = settings.max_epochs - position.epoch
+        left = len(self.order.step_sizes) + (epochs_left - 1) * self.order.steps if epochs_left > 0 else 0
+        whole = position.step + left
+        return whole if settings.max_steps is None else min(whole, settings.max_steps)
 
     # The loop.
 
@@ -226,38 +256,40 @@ class Run:
 
     def _run_epoch(self, stop: StopRequest, progress: RunProgress) -> None:
         """The rest of the running epoch, or as far as the run goes. Raises InterruptedRunError when told to stop."""
-        first = self.position.images // self.order.images_per_step
-        self.order.start_at(self.position.epoch, first)
+        position = self.position
+        self.order.start_at(position.epoch, position.images, position.parts)
         self.model.train()
         batches = iter(self.loader)
-        for number in range(first, self.order.steps):
-            result = self._step(batches, number, stop)
-            progress.step(self.position.step, f"loss {result.loss:.3f}")
+        for size in self.order.step_sizes:
+            result = self._step(batches, size, stop)
+            progress.step(position.step, f"loss {result.loss:.3f}")
             if result.stop:
                 self._save(LAST)
                 raise_together(self._interruption())
-            if self.position.step >= self.total_steps:
+            if position.step >= self.total_steps:
                 break
             every = self.config.training.checkpoint_every
-            if every and self.position.step % every == 0 and number + 1 < self.order.steps:
+            if every and position.step % every == 0 and position.images < self.order.end:
                 self._save(LAST)
-        if self.position.images >= self.order.steps * self.order.images_per_step:
+        if position.images >= self.order.end:
             self._end_epoch()
         self._save(LAST)
 
-    def _step(self, batches: Iterator[Batch | DataError], number: int, stop: StopRequest) -> StepResult:
-        """Take and note step ``number`` of the epoch."""
+    def _step(self, batches: Iterator[Batch | DataError], size: int, stop: StopRequest) -> StepResult:
+        """Take and note the next step of the epoch, of ``size`` images."""
         began = time.perf_counter()
         position, settings = self.position, self.config.training
+        # Schedules count in steps of the present size, whatever the size of those before.
+        number = min(position.images // self.order.images_per_step, self.order.steps - 1)
         rates = set_learning_rates(self.optimizers, self.schedules, epoch=position.epoch, step=number)
-        group = list(raise_errors(islice(batches, settings.accumulate)))
+        group = list(raise_errors(islice(batches, self.order.batches_in(size))))
         show = (
             self.curves is not None and settings.display and position.step % (PICTURES_EVERY * settings.log_every) == 0
         )
         self.model.keep_samples = show
         result = self.take_step(group, stop=stop.wanted)
         position.step += 1
-        position.images = (number + 1) * self.order.images_per_step
+        position.images += size
         position.seconds += time.perf_counter() - began
         if result.skipped:
             position.skipped += 1
@@ -284,8 +316,11 @@ class Run:
         mean_loss = position.loss_sum / position.loss_steps if position.loss_steps else math.nan
         for schedule in self.schedules.values():
             schedule.end_epoch(mean_loss)
-        position.epoch, position.images, position.loss_sum, position.loss_steps = position.epoch + 1, 0, 0.0, 0
+        position.end_epoch()
         self._save(epoch_name(position.epoch))
+        keep = self.config.training.keep_checkpoints
+        if keep is not None and self.fabric.is_global_zero:
+            drop_old_checkpoints(self.config.training.run_dir, epoch=position.epoch, keep=keep)
 
     def _validate_if_due(self, stop: StopRequest, progress: RunProgress) -> None:
         """Validate where the schedule says so, or at the end; the checkpoint before it is already written."""
@@ -338,7 +373,7 @@ class Run:
         run_dir = self.config.training.run_dir
         return InterruptedRunError(
             f"stopped after step {self.position.step} of {self.total_steps}; '{run_dir / LAST}' is written; "
-            f"continue with: person-search train --run-dir {run_dir} --resume"
+            f"continue with: {resume_command(run_dir)}"
         )
 
     # Checkpoints.
@@ -361,19 +396,27 @@ class Run:
             },
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
             "scaler": self.scaler.state_dict() if self.scaler else {},
+            "data": self.data,
             "position": asdict(self.position),
             "randomness": randomness,
         }
 
-    def restore(self, path: Path, checkpoint: Checkpoint) -> None:
-        """Continue from ``checkpoint``. Raises CheckpointError when it is of another training."""
+    def restore(self, path: Path, checkpoint: Checkpoint, *, began_with: Config) -> None:
+        """Continue from ``checkpoint``, written with the settings ``began_with``.
+
+        Raises CheckpointError when it is of another training, UsageError for fewer steps than it has taken.
+        """
+        state = checkpoint.training or {}
+        check_data(path, state.get("data"), self.data)
         changed = [key for key, value in checkpoint.model_config if value != getattr(self.config.model, key)]
         if changed:
-            log.warning("resuming with model settings other than those of '%s': %s", path, ", ".join(changed))
+            raise CheckpointError(
+                f"checkpoint '{path}' was trained with other model settings than '{CONFIG_FILE}' beside it has now: "
+                f"{', '.join(changed)}; make them what they were"
+            )
         load_model_state(self.model, checkpoint, path)
         kinds = {name: type(optimizer).__name__ for name, optimizer in self.optimizers.items()}
         try:
-            state = checkpoint.training or {}
             saved = {name: value["kind"] for name, value in state["optimizers"].items()}
             if saved != kinds:
                 raise CheckpointError(
@@ -385,12 +428,21 @@ class Run:
                 schedule.load_state_dict(state["schedules"][name])
             if self.scaler and state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
-            self.position = Position(**state["position"])
+            position = Position(**state["position"])
             randomness = state["randomness"]
-            # A process that the saved run did not have keeps its own start.
-            if self.fabric.global_rank < len(randomness):
-                self.randomness = randomness[self.fabric.global_rank]
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"checkpoint '{path}' does not fit this training ({error!r}); resume with its settings"
             ) from None
+        # A process that the saved run did not have keeps its own start.
+        if self.fabric.global_rank < len(randomness):
+            self.randomness = randomness[self.fabric.global_rank]
+        before = began_with.training
+        position.images_per_step = position.images_per_step or before.batch_size * before.accumulate * len(randomness)
+        position.go_on_with(self.order.images_per_step)
+        self.position = position
+        self.total_steps = self._count_steps()
+        if self.total_steps < position.step:
+            raise UsageError(
+                f"--max-steps {self.total_steps}: '{path}' has taken {position.step} already; expected that or more"
+            )
