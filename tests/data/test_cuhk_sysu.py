@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from person_search.data import cuhk_sysu
+from person_search.data import cuhk_sysu_files, parse_cache
 from person_search.data.cuhk_sysu import CuhkSysuDataset
 from person_search.data.scene import Protocol, ProtocolOptions
 from person_search.errors import DataError, UsageError
@@ -173,39 +173,31 @@ def test_scenes_listed_twice_and_own_scene(tmp_path: Path) -> None:
     assert (whole.truth_counts.tolist(), whole.notes) == ([1, 1], ())
 
 
-def test_large_galleries_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_parsed_is_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    dataset = CuhkSysuDataset(write_sysu(tmp_path / "set"))
-    path = write_gallery(tmp_path / "set", 500, G50)
-    test = dataset.split("test")
-    options = ProtocolOptions(gallery_size=500)
-    read = dataset.protocol(test, options)
-    first = summary(read)
-    assert counts_and_notes(read)[0] == [2, 1, 1, 1]
-    assert len(read.notes) == 2
+    monkeypatch.setattr(parse_cache, "WORTH_KEEPING", 0)
+
+    def read(root: Path) -> list[object]:
+        dataset = CuhkSysuDataset(root)
+        train, test = dataset.split("train"), dataset.split("test")
+        scenes = [(s.name, s.boxes.tolist(), s.person_ids.tolist()) for s in (*train.scenes, *test.scenes)]
+        queries = [(query.scene, query.box.tolist(), query.person_id) for query in test.queries]
+        protocol = dataset.protocol(test, ProtocolOptions(gallery_size=100))
+        return [scenes, queries, train.notes, summary(protocol), counts_and_notes(protocol)]
+
+    write_sysu(tmp_path / "set")
+    path = write_gallery(tmp_path / "set", 100, G50)
+    first = read(tmp_path / "set")
     with monkeypatch.context() as patch:
-        patch.setattr(cuhk_sysu.matlab, "stream_structs", None)
-        kept_protocol = dataset.protocol(test, options)
-        assert summary(kept_protocol) == first
-        assert counts_and_notes(kept_protocol) == counts_and_notes(read)
+        for name in ("images", "identities", "galleries"):
+            patch.setattr(cuhk_sysu_files, f"_parse_{name}", None)
+        os.utime(path, ns=(1, 1))
+        assert read(tmp_path / "set") == first
+    write_gallery(tmp_path / "set", 100, [G50[0], ("s4.jpg", D, [("s6.jpg", D), ("s5.jpg", None), ("s7.jpg", None)])])
     os.utime(path, ns=(1, 1))
-    with monkeypatch.context() as patch:
-        patch.setattr(cuhk_sysu.matlab, "stream_structs", None)
-        with pytest.raises(TypeError):
-            dataset.protocol(test, options)
-    assert summary(dataset.protocol(test, options)) == first
-    for kept in (tmp_path / "cache" / "person-search" / "galleries").iterdir():
-        kept.write_bytes(kept.read_bytes()[:100])
-    assert summary(dataset.protocol(test, options)) == first
-    assert summary(dataset.protocol(test, options)) == first
-    write_gallery(tmp_path / "set", 500, [G50[0], ("s4.jpg", D, [("s6.jpg", D), ("s5.jpg", None), ("s7.jpg", None)])])
-    assert summary(dataset.protocol(test, options))[1] == [[0, 2, 4], [2, 3, 4]]
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert summary(dataset.protocol(test, options))[1] == [[0, 2, 4], [2, 3, 4]]
-    path.unlink()
-    with pytest.raises(DataError, match=r"missing file .*TestG500.mat"):
-        dataset.protocol(test, options)
+    changed = read(tmp_path / "set")
+    assert changed[:3] == first[:3]
+    assert changed[3][1] == [[0, 2, 4], [2, 3, 4]]  # type: ignore[index]
 
 
 def truncate(path: Path) -> None:
@@ -254,8 +246,51 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], expec
         CuhkSysuDataset(tmp_path).split("test")
 
 
-def test_training_box_without_annotation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "TRAIN", [[("s1.jpg", A)], [("s2.jpg", D)]])
+def test_boxes_that_are_not_used_are_named(tmp_path: Path) -> None:
+    dataset = CuhkSysuDataset(write_sysu(tmp_path))
+    annotation = tmp_path / "annotation"
+    assert dataset.split("train").notes == (
+        f"'{annotation / 'Images.mat'}': 1 boxes without width or height are left out (s2.jpg)",
+        f"'{tmp_path / PROTOCOLS / 'Train.mat'}': 1 boxes without width or height are left out (identity 2 in s2.jpg)",
+    )
+    assert dataset.split("test").notes == (
+        f"'{annotation / 'Images.mat'}': 1 boxes without width or height are left out (s6.jpg)",
+        f"'{tmp_path / PROTOCOLS / 'TestG50.mat'}': 2 boxes after the first gallery image without the person give no "
+        "identity, only a true match (query 1 in s7.jpg, query 1 in s4.jpg)",
+    )
+
+
+NEAR_B, FAR_B = (252, 20, 200, 250), (272, 20, 200, 250)
+"""B moved by 2 pixels (IoU 0.98) and by 22 (0.80)."""
+
+
+def test_nearest_box_stands_for_one_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "TRAIN", [[("s1.jpg", A), ("s2.jpg", NEAR_B)], [("s1.jpg", NEAR_B)]])
+    dataset = CuhkSysuDataset(write_sysu(tmp_path))
+    moved: list[tuple[str, Box, Gallery]] = [("s4.jpg", NEAR_B, [("s7.jpg", A), ("s5.jpg", None)])]
+    write_gallery(tmp_path, 50, moved)
+    write_gallery(tmp_path, 100, moved)
+    train, test = dataset.split("train"), dataset.split("test")
+    assert [scene.person_ids.tolist() for scene in train.scenes] == [[0, 1, -1], [0]]
+    what = "2 boxes are not exactly in Images.mat; the nearest there (IoU of 0.9 or more) is taken"
+    assert train.notes[-1].endswith(f"Train.mat': {what} (identity 1 in s2.jpg, identity 2 in s1.jpg)")
+    assert test.scenes[0].person_ids.tolist() == [0, -1]
+    assert test.queries[0].box.tolist() == [252, 20, 452, 270]
+    assert test.notes[-1].endswith("(query 1 in s4.jpg)")
+    protocol = dataset.protocol(test, ProtocolOptions())
+    assert "TestG100.mat': 1 boxes are not exactly in Images.mat" in "".join(protocol.notes)
+
+
+def test_a_box_of_two_people_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "TRAIN", [[("s1.jpg", A), ("s2.jpg", B)], [("s2.jpg", B)]])
+    train = CuhkSysuDataset(write_sysu(tmp_path)).split("train")
+    assert [scene.person_ids.tolist() for scene in train.scenes] == [[0, -1, -1], [1]]
+    assert train.notes[-1].endswith("1 boxes are given to two people; the later one has them (s2.jpg)")
+
+
+@pytest.mark.parametrize("box", [FAR_B, D])
+def test_training_box_without_annotation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, box: Box) -> None:
+    monkeypatch.setitem(globals(), "TRAIN", [[("s1.jpg", A)], [("s2.jpg", box)]])
     with pytest.raises(DataError, match=r"Train.mat' identity 2: the box .* matches no annotation of 's2.jpg'"):
         CuhkSysuDataset(write_sysu(tmp_path)).split("train")
 

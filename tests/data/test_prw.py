@@ -10,6 +10,7 @@ import pytest
 from scipy.io import savemat
 
 from person_search.config import DataConfig
+from person_search.data import parse_cache, prw
 from person_search.data.prw import PrwDataset, annotation_boxes, query_box
 from person_search.data.scene import ProtocolOptions
 from person_search.errors import DataError, UsageError
@@ -130,6 +131,10 @@ def truncate(path: Path) -> None:
             r"c3s1_000401.jpg.mat' holds a number that is not finite",
         ),
         (
+            lambda f: savemat(f / "annotations" / "c3s1_000401.jpg.mat", {"box_new": np.full((2, 5), 1.5)}),
+            r"c3s1_000401.jpg.mat' holds an id that is not a whole number",
+        ),
+        (
             lambda f: rewrite_queries(f, "500 5 5 20 40 c1s1_000151"),
             r"line 1: .*'c1s1_000151' is not in frame_test.mat",
         ),
@@ -144,6 +149,52 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], expec
     damage(write_prw(tmp_path))
     with pytest.raises(DataError, match=expected):
         PrwDataset(tmp_path).split("test")
+
+
+def test_what_is_not_used_is_named(tmp_path: Path) -> None:
+    folder = write_prw(tmp_path) / "annotations"
+    what = "boxes without area are left out (clipped at 0 and in whole pixels, as the set is read)"
+    identities = f"'{tmp_path / 'ID_train.mat'}': 1 identities have no box in the training frames (932)"
+    assert PrwDataset(tmp_path).split("train").notes == (identities,)
+    assert PrwDataset(tmp_path).split("test").notes == (f"'{folder}': 1 {what} (c3s1_000401)",)
+    assert PrwDataset(tmp_path).notes() == ()
+    savemat(folder / "c6s1_000501.jpg.mat", {"box_new": np.array([[900, 5, 5, 0.5, 40], [900, 5, 5, -3, 40]])})
+    savemat(folder / "c6s1_000777.jpg.mat", {"box_new": np.ones((1, 5))})
+    dataset = PrwDataset(tmp_path)
+    assert dataset.split("test").scenes[-1].boxes.shape == (0, 4)
+    assert dataset.split("test").notes == (f"'{folder}': 3 {what} (c3s1_000401, c6s1_000501)",)
+    (line,) = dataset.notes()
+    assert line.startswith(f"'{folder}': 1 files are of frames that neither frame_train.mat nor frame_test.mat lists")
+    assert line.endswith("(c6s1_000777.jpg.mat)")
+
+
+def test_a_frame_in_both_lists_is_refused(tmp_path: Path) -> None:
+    write_prw(tmp_path)
+    both = np.array([["c1s1_000151"], ["c2s1_000201"]], dtype=object)
+    savemat(tmp_path / "frame_test.mat", {"img_index_test": both})
+    with pytest.raises(DataError, match=r"frame_test.mat' and frame_train.mat both list the frame 'c1s1_000151'"):
+        PrwDataset(tmp_path).split("test")
+
+
+def test_what_is_parsed_is_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(parse_cache, "WORTH_KEEPING", 0)
+
+    def read() -> list[object]:
+        splits = [PrwDataset(tmp_path / "set").split(name) for name in ("train", "test")]
+        return [(s.name, s.boxes.tolist(), s.person_ids.tolist()) for split in splits for s in split.scenes]
+
+    write_prw(tmp_path / "set")
+    first = read()
+    with monkeypatch.context() as patch:
+        patch.setattr(prw, "_parse_annotations", None)
+        assert read() == first
+    path = tmp_path / "set" / "annotations" / "c6s1_000501.jpg.mat"
+    savemat(path, {"box_new": np.array([[-2, 1, 2, 30, 40]])})
+    changed = read()
+    assert [pair for pair in zip(first, changed, strict=True) if pair[0] != pair[1]] == [
+        (("c6s1_000501.jpg", [], []), ("c6s1_000501.jpg", [[1, 2, 31, 42]], [-1]))
+    ]
 
 
 def test_unknown_training_identity(tmp_path: Path) -> None:

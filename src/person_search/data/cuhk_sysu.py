@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from person_search.data import matlab
+from person_search.data.cuhk_sysu_files import (
+    GalleryList,
+    ImageList,
+    Xywh,
+    read_galleries,
+    read_identities,
+    read_images,
+    read_pool,
+)
 from person_search.data.folders import PublishedDataset
-from person_search.data.gallery_cache import cached_protocol
 from person_search.data.notes import Notes
 from person_search.data.scene import (
     UNLABELLED,
     Boxes,
+    Ints,
     Protocol,
     ProtocolOptions,
     Query,
@@ -36,8 +44,9 @@ LAYOUT = (
 GALLERY_SIZES = (50, 100, 500, 1000, 2000, 4000)
 STANDARD_SIZE = 100
 WHOLE_SET = -1
-CACHED_FROM = 500
-"""Gallery size from which parsing takes seconds, so that its result is kept."""
+
+NEAREST = 0.9
+"""IoU from which the nearest annotated box stands for one that is not exactly there."""
 
 XYWH = tuple[float, ...]
 
@@ -46,14 +55,16 @@ XYWH = tuple[float, ...]
 class _Row:
     """One query of a TestG file: ``truths`` are the gallery scenes that hold the person, in the file's order.
 
-    ``labelled`` of them come before the first scene without the person.
+    ``labelled`` of them come before the first scene without the person. ``annotated``: which boxes of Images.mat the
+    query's box and then those of ``truths`` are.
     """
 
     image: str
     box: XYWH
-    scenes: list[int]
+    scenes: Ints
     truths: list[tuple[int, XYWH]]
     labelled: int
+    annotated: Ints
 
 
 class CuhkSysuDataset(PublishedDataset):
@@ -69,28 +80,31 @@ class CuhkSysuDataset(PublishedDataset):
     def split(self, name: SplitName) -> Split:
         """``"train"`` or ``"test"``. Raises DataError for missing, damaged or contradicting files."""
         refuse_validation("cuhk-sysu", name)
+        images = self._images
         if name == "train":
             pool = set(self._pool)
-            names = [image for image in self._boxes if image not in pool]
+            names = [image for image in self._numbers if image not in pool]
         else:
             names = self._pool
+        notes = Notes()
+        for image in names:
+            for _ in range(int(self._left_out[self._numbers[image]])):
+                notes.add(self._annotation("Images"), "{n} boxes without width or height are left out", image)
         numbers = {image: number for number, image in enumerate(names)}
-        labels = [[UNLABELLED] * len(self._boxes[image]) for image in names]
+        labels = np.full(len(images.boxes), UNLABELLED, dtype=np.int64)
         queries: list[Query] = []
         if name == "train":
-            count = self._label_train(numbers, labels)
+            count = self._label_train(numbers, labels, notes)
         else:
-            for row in self._rows(50, numbers):
-                scene = numbers[row.image]
-                for number, box in [(scene, row.box), *row.truths[: row.labelled]]:
-                    labels[number][self._boxes[names[number]].index(box)] = len(queries)
-                queries.append(Query(scene, _xyxy([row.box])[0], len(queries)))
+            queries = self._label_test(numbers, labels, notes)
             count = len(queries)
+        corners, starts = _xyxy(images.boxes), images.starts.tolist()
         scenes = [
-            Scene(image, _xyxy(self._boxes[image]), np.array(ids, dtype=np.int64))
-            for image, ids in zip(names, labels, strict=True)
+            Scene(image, corners[starts[n] : starts[n + 1]], labels[starts[n] : starts[n + 1]])
+            for image in names
+            for n in [self._numbers[image]]
         ]
-        return Split("cuhk-sysu", name, self.folder / "Image" / "SSM", scenes, count, queries)
+        return Split("cuhk-sysu", name, self.folder / "Image" / "SSM", scenes, count, queries, notes=notes.lines())
 
     def protocol(self, split: Split, options: ProtocolOptions) -> Protocol:
         """Galleries of TestG *gallery_size*, 100 by default; -1: the whole test set, positives as in TestG50.
@@ -110,11 +124,7 @@ class CuhkSysuDataset(PublishedDataset):
             if options.gallery_size not in (None, WHOLE_SET):
                 raise UsageError(f"gallery sizes are for the test split; leave --gallery-size out for '{split.name}'")
             return every_other_scene(split)
-        listed = 50 if size == WHOLE_SET else size
-        if size < CACHED_FROM:
-            return self._read_protocol(split, size)
-        files = [self._gallery_file(listed), self._gallery_file(50), *map(self._annotation, ("Images", "pool"))]
-        return cached_protocol(files, lambda: self._read_protocol(split, size))
+        return self._read_protocol(split, size)
 
     def _read_protocol(self, split: Split, size: int) -> Protocol:
         listed = 50 if size == WHOLE_SET else size
@@ -126,7 +136,8 @@ class CuhkSysuDataset(PublishedDataset):
         counts: list[int] = []
         offsets = [0]
         notes = Notes()
-        for q, row in enumerate(self._rows(listed, numbers)):
+        # What is to be said of TestG50's boxes is said with the split.
+        for q, row in enumerate(self._rows(listed, numbers, Notes() if listed == 50 else notes)):
             if q >= len(split.queries):
                 raise DataError(f"'{path}' holds more queries than the {len(split.queries)} of TestG50.mat")
             query = split.queries[q]
@@ -171,108 +182,166 @@ class CuhkSysuDataset(PublishedDataset):
         return self.folder / "annotation" / "test" / "train_test" / f"TestG{size}.mat"
 
     @cached_property
-    def _boxes(self) -> dict[str, list[XYWH]]:
-        """Image name -> its boxes x, y, w, h as annotated, those without size left out."""
-        path = self._annotation("Images")
-        boxes: dict[str, list[XYWH]] = {}
-        variable = matlab.load(path, "Img", layout=LAYOUT)
-        with matlab.naming(path):
-            for imname, box in variable.structs("imname", "box"):
-                name = imname.text()
-                if name in boxes:
-                    raise DataError(f"'{path}' lists the image '{name}' twice; expected every image once")
-                found = [idlocate.numbers() for (idlocate,) in box.structs("idlocate")]
-                if any(len(numbers) != 4 for numbers in found):
-                    raise DataError(f"'{path}' image '{name}': expected boxes of 4 numbers (x, y, w, h)")
-                boxes[name] = [xywh for xywh in found if xywh[2] > 0 and xywh[3] > 0]
-        return boxes
+    def _listed(self) -> ImageList:
+        return read_images(self._annotation("Images"), LAYOUT)
+
+    @cached_property
+    def _images(self) -> ImageList:
+        """Images.mat, boxes without size left out."""
+        found = self._listed
+        sized = (found.boxes[:, 2:] > 0).all(axis=1)
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sized)])[found.starts]
+        return ImageList(found.names, starts, found.boxes[sized])
+
+    @cached_property
+    def _left_out(self) -> Ints:
+        """How many boxes of each image are without size."""
+        return np.diff(self._listed.starts) - np.diff(self._images.starts)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Image name -> its place in Images.mat."""
+        names = self._listed.names.tolist()
+        numbers = {name: number for number, name in enumerate(names)}
+        for number, name in enumerate(names):
+            if numbers[name] != number:
+                path = self._annotation("Images")
+                raise DataError(f"'{path}' lists the image '{name}' twice; expected every image once")
+        return numbers
 
     @cached_property
     def _pool(self) -> list[str]:
         """Names of the test images."""
         path = self._annotation("pool")
-        variable = matlab.load(path, "pool", layout=LAYOUT)
-        with matlab.naming(path):
-            names = [cell.text() for cell in variable.cells()]
+        names = read_pool(path, LAYOUT)
         for name in names:
-            if name not in self._boxes:
+            if name not in self._numbers:
                 raise DataError(f"'{path}' names the image '{name}', which Images.mat does not list")
         if len(set(names)) != len(names):
             raise DataError(f"'{path}' lists an image twice; expected every test image once")
         return names
 
-    def _label_train(self, numbers: dict[str, int], labels: list[list[int]]) -> int:
-        """Write the identities of Train.mat into ``labels`` (per scene, per box) and return how many there are."""
+    def _label_train(self, numbers: dict[str, int], labels: Ints, notes: Notes) -> int:
+        """Write the identities of Train.mat into ``labels`` (per box of Images.mat) and return how many there are."""
         path = self.folder / "annotation" / "test" / "train_test" / "Train.mat"
-        variable = matlab.load(path, "Train", layout=LAYOUT)
-        identity = -1
-        with matlab.naming(path):
-            for identity, (scene,) in enumerate(variable.structs("scene")):
-                for imname, idlocate in scene.structs("imname", "idlocate"):
-                    box = idlocate.numbers()
-                    if len(box) == 4 and min(box[2:]) <= 0:
-                        continue
-                    name = imname.text()
-                    entry = f"'{path}' identity {identity + 1}"
-                    labels[self._scene(name, numbers, entry)][self._row_of(name, box, entry)] = identity
-        return identity + 1
+        found = read_identities(path, LAYOUT)
+        count = len(found.starts) - 1
+        identities = np.repeat(np.arange(count), np.diff(found.starts))
+        names = found.names.tolist()
+        entries = _Entries(path, "identity", identities)
+        self._check_scenes(names, numbers, entries)
+        sized = np.flatnonzero((found.boxes[:, 2:] > 0).all(axis=1))
+        for row in np.setdiff1d(np.arange(len(names)), sized).tolist():
+            notes.add(path, "{n} boxes without width or height are left out", f"{entries.name(row)} in {names[row]}")
+        names = [names[row] for row in sized]
+        rows = self._annotated(names, found.boxes[sized], _Entries(path, "identity", identities[sized]), notes)
+        _give(labels, rows, identities[sized], path, names, notes)
+        return count
 
-    def _scene(self, name: str, numbers: dict[str, int], entry: str) -> int:
-        number = numbers.get(name)
-        if number is None:
-            raise DataError(f"{entry}: the image '{name}' is not in this split of Images.mat and pool.mat")
-        return number
+    def _label_test(self, numbers: dict[str, int], labels: Ints, notes: Notes) -> list[Query]:
+        """Write the identities of TestG50.mat into ``labels`` (per box of Images.mat) and return its queries."""
+        path = self._gallery_file(50)
+        queries: list[Query] = []
+        names = list(numbers)
+        rows: list[Ints] = []
+        shown: list[str] = []
+        for person, row in enumerate(self._rows(50, numbers, notes)):
+            scene = numbers[row.image]
+            places = [scene, *(number for number, _ in row.truths)]
+            rows.append(row.annotated[: row.labelled + 1])
+            shown += [names[number] for number in places[: row.labelled + 1]]
+            for number in places[row.labelled + 1 :]:
+                what = "{n} boxes after the first gallery image without the person give no identity, only a true match"
+                notes.add(path, what, f"query {person + 1} in {names[number]}")
+            queries.append(Query(scene, _xyxy([row.box])[0], person))
+        people = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+        _give(labels, np.concatenate(rows), people, path, shown, notes)
+        return queries
 
-    def _row_of(self, name: str, box: XYWH, entry: str) -> int:
-        try:
-            return self._boxes[name].index(box)
-        except ValueError:
-            raise DataError(f"{entry}: the box {box} matches no annotation of '{name}' in Images.mat") from None
+    def _check_scenes(self, names: Sequence[str], numbers: dict[str, int], entries: _Entries) -> None:
+        """Raise DataError where one of ``names`` is not among the scenes ``numbers``."""
+        for row, name in enumerate(names):
+            if name not in numbers:
+                raise DataError(f"{entries[row]}: the image '{name}' is not in this split of Images.mat and pool.mat")
 
-    def _rows(self, size: int, numbers: dict[str, int]) -> Iterator[_Row]:
+    def _annotated(self, names: Sequence[str], boxes: Xywh, entries: _Entries, notes: Notes) -> Ints:
+        """(R,) which boxes of Images.mat the (R, 4) ``boxes`` in the images ``names`` are.
+
+        The first with the same numbers, or else the nearest, which is noted. Raises DataError where none is near.
+        """
+        images = self._images
+        places = np.array([self._numbers[name] for name in names], dtype=np.int64)
+        first, after = images.starts[places], images.starts[places + 1]
+        rows = np.full(len(places), -1)
+        for nth in range(int((after - first).max(initial=0))):
+            open_ = np.flatnonzero((rows < 0) & (first + nth < after))
+            same = (images.boxes[first[open_] + nth] == boxes[open_]).all(axis=1)
+            rows[open_[same]] = first[open_[same]] + nth
+        for row in np.flatnonzero(rows < 0).tolist():
+            overlaps = _iou(_xyxy(images.boxes[first[row] : after[row]]), _xyxy(boxes[row])[0])
+            if not (overlaps >= NEAREST).any():
+                shown = ", ".join(f"{number:g}" for number in boxes[row])
+                raise DataError(
+                    f"{entries[row]}: the box ({shown}) matches no annotation of '{names[row]}' in Images.mat; "
+                    f"expected one with the same numbers or an IoU of {NEAREST} or more"
+                )
+            what = f"{{n}} boxes are not exactly in Images.mat; the nearest there (IoU of {NEAREST} or more) is taken"
+            notes.add(entries.path, what, f"{entries.name(row)} in {names[row]}")
+            rows[row] = first[row] + int(overlaps.argmax())
+        return rows
+
+    def _rows(self, size: int, numbers: dict[str, int], notes: Notes) -> Iterator[_Row]:
         """The queries of TestG *size*, checked against the test scenes ``numbers`` and their boxes."""
         path = self._gallery_file(size)
         if not path.exists():
             sizes = [str(n) for n in GALLERY_SIZES if self._gallery_file(n).exists()]
             there = f"; gallery sizes in this folder: {', '.join(sizes)}" if sizes else ""
             raise DataError(f"missing file '{path}'; expected {LAYOUT}{there}")
-        rows = matlab.stream_structs(path, f"TestG{size}", "Query", "Gallery")
-        q = -1
-        with matlab.naming(path):
-            for q, (query, gallery) in enumerate(rows):
-                entry = f"'{path}' query {q + 1}"
-                asked = [(imname.text(), box.numbers()) for imname, box in query.structs("imname", "idlocate")]
-                if len(asked) != 1:
-                    raise DataError(f"{entry}: expected one query box, found {len(asked)}")
-                ((image, box),) = asked
-                self._scene(image, numbers, entry)
-                self._row_of(image, box, entry)
-                yield self._gallery_row(image, box, gallery, numbers, entry)
-        if q < 0:
+        found = read_galleries(path, LAYOUT)
+        count = len(found.query_names)
+        if not count:
             raise DataError(f"'{path}' holds no queries; fetch or make it again")
+        asked = found.query_names.tolist()
+        queries = _Entries(path, "query", np.arange(count))
+        self._check_scenes(asked, numbers, queries)
+        scenes = self._gallery_scenes(found, numbers, path)
+        query_rows = self._annotated(asked, found.query_boxes, queries, notes)
+        # Of each query, its first entry and the first of its entries that hold the person.
+        starts, held = found.starts.tolist(), np.searchsorted(found.located, found.starts).tolist()
+        names = found.names[found.images[found.located]].tolist()
+        truth_entries = _Entries(path, "query", np.repeat(np.arange(count), np.diff(held)))
+        truth_rows = self._annotated(names, found.boxes, truth_entries, notes)
+        truths = list(zip(scenes[found.located].tolist(), map(tuple, found.boxes.tolist()), strict=True))
+        boxes = list(map(tuple, found.query_boxes.tolist()))
+        for q in range(count):
+            own = slice(held[q], held[q + 1])
+            gap_free = found.located[own] - starts[q] == np.arange(held[q + 1] - held[q])
+            yield _Row(
+                asked[q],
+                boxes[q],
+                scenes[starts[q] : starts[q + 1]],
+                truths[own],
+                int(gap_free.sum()),
+                np.append(query_rows[q], truth_rows[own]),
+            )
 
-    def _gallery_row(self, image: str, box: XYWH, gallery: matlab.Value, numbers: dict[str, int], entry: str) -> _Row:
-        scenes: list[int] = []
-        truths: list[tuple[int, XYWH]] = []
-        labelled = -1
-        for imname, idlocate in gallery.structs("imname", "idlocate"):
-            name = imname.text()
-            scene = self._scene(name, numbers, entry)
-            scenes.append(scene)
-            if idlocate.size:
-                truth = idlocate.numbers()
-                self._row_of(name, truth, entry)
-                truths.append((scene, truth))
-            elif labelled < 0:
-                labelled = len(truths)
-        if not scenes:
-            raise DataError(f"{entry}: the gallery is empty; expected the names of scenes to search")
-        return _Row(image, box, scenes, truths, len(truths) if labelled < 0 else labelled)
+    def _gallery_scenes(self, found: GalleryList, numbers: dict[str, int], path: Path) -> Ints:
+        """(E,) scene number of every gallery entry."""
+        empty = np.flatnonzero(np.diff(found.starts) == 0)
+        if len(empty):
+            raise DataError(
+                f"'{path}' query {empty[0] + 1}: the gallery is empty; expected the names of scenes to search"
+            )
+        first_entry = np.unique(found.images, return_index=True)[1]
+        queries = np.searchsorted(found.starts, first_entry, side="right") - 1
+        names = found.names.tolist()
+        self._check_scenes(names, numbers, _Entries(path, "query", queries))
+        return np.array([numbers[name] for name in names], dtype=np.int64)[found.images]
 
 
 def _note_listed_twice(notes: Notes, path: Path, query: int, row: _Row, split: Split) -> None:
     """Note the scenes that ``row`` lists more than once, and those it lists with different boxes of the person."""
-    listed = Counter(row.scenes)
+    listed = Counter(row.scenes.tolist())
     for scene, times in listed.items():
         if times == 1:
             continue
@@ -293,7 +362,35 @@ def _note_listed_twice(notes: Notes, path: Path, query: int, row: _Row, split: S
             )
 
 
-def _xyxy(xywh: list[XYWH]) -> Boxes:
+@dataclass(frozen=True)
+class _Entries:
+    """What rows of ``path`` are called in messages: ``what``, such as "query", and ``numbers[row] + 1``."""
+
+    path: Path
+    what: str
+    numbers: Ints
+
+    def name(self, row: int) -> str:
+        return f"{self.what} {self.numbers[row] + 1}"
+
+    def __getitem__(self, row: int) -> str:
+        return f"'{self.path}' {self.name(row)}"
+
+
+def _give(labels: Ints, rows: Ints, people: Ints, path: Path, names: Sequence[str], notes: Notes) -> None:
+    """Set ``labels[rows]`` to ``people``; ``names`` are the images of the rows."""
+    labels[rows] = people
+    for row in np.flatnonzero(labels[rows] != people).tolist():
+        notes.add(path, "{n} boxes are given to two people; the later one has them", names[row])
+
+
+def _iou(boxes: Boxes, box: Boxes) -> Boxes:
+    """(N,) IoU of (N, 4) ``boxes`` with the (4,) ``box``."""
+    shared = (np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])).clip(min=0).prod(axis=1)
+    return shared / ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod() - shared)
+
+
+def _xyxy(xywh: list[XYWH] | Xywh) -> Boxes:
     boxes = np.array(xywh, dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return as_boxes(boxes)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from person_search.data import matlab
+from person_search.data import mat_files
 from person_search.data.folders import PublishedDataset
+from person_search.data.notes import Notes
+from person_search.data.parse_cache import Arrays, parsed
 from person_search.data.scene import (
     UNLABELLED,
     Boxes,
@@ -27,6 +32,9 @@ LAYOUT = (
     "ID_train.mat, query_info.txt)"
 )
 VARIABLES = ("box_new", "anno_file", "anno_previous")
+SPLITS: tuple[SplitName, ...] = ("train", "test")
+ENDING = ".jpg.mat"
+"""What a frame's annotation file has after the frame's name."""
 QUERY_FILES = {"standard": "query_info.txt", "mini": "prwmini_query_info.txt"}
 FRAMES_PER_SECOND = 25.0
 """Assumed: the set does not say, and only the order of times is used."""
@@ -59,11 +67,18 @@ class PrwDataset(PublishedDataset):
     def split(self, name: SplitName) -> Split:
         """``"train"`` or ``"test"``. Raises DataError for missing, damaged or contradicting files."""
         refuse_validation("prw", name)
-        names = self._frame_names(name)
-        counts, ids, boxes = self._annotations(names)
+        if name not in self._frames:
+            raise DataError(f"missing file '{self.folder / f'frame_{name}.mat'}'; expected {LAYOUT}")
+        names = self._frames[name]
+        notes = Notes()
+        counts, ids, boxes = self._annotations(names, notes)
         if name == "train":
             known = self._train_identities()
             self._check_known(names, counts, ids, known)
+            for person in np.setdiff1d(known, ids).tolist():
+                notes.add(
+                    self.folder / "ID_train.mat", "{n} identities have no box in the training frames", f"{person}"
+                )
         else:
             known = np.unique(ids[ids >= 0])
         labels = np.where(ids >= 0, np.searchsorted(known, ids), UNLABELLED)
@@ -73,60 +88,81 @@ class PrwDataset(PublishedDataset):
             for frame, *rows in zip(names, np.split(boxes, ends), np.split(labels, ends), strict=True)
         ]
         queries = self._queries(scenes, known) if name == "test" else []
-        return Split("prw", name, self.folder / "frames", scenes, len(known), queries)
+        return Split("prw", name, self.folder / "frames", scenes, len(known), queries, notes=notes.lines())
 
-    def _frame_names(self, name: SplitName) -> list[str]:
-        path = self.folder / f"frame_{name}.mat"
-        variable = matlab.load(path, f"img_index_{name}", layout=LAYOUT)
-        with matlab.naming(path):
-            names = [cell.text() for cell in variable.cells()]
-        if not names:
-            raise DataError(f"'{path}' lists no frames; expected the names of the {name} frames")
-        if len(set(names)) != len(names):
-            raise DataError(f"'{path}' lists a frame twice; expected every frame once")
-        return names
+    def notes(self) -> tuple[str, ...]:
+        """Names annotated frames that neither list of frames holds. Raises DataError for damaged lists."""
+        notes = Notes()
+        folder = self.folder / "annotations"
+        if folder.is_dir() and len(self._frames) == len(SPLITS):
+            listed = {name for names in self._frames.values() for name in names}
+            for file in sorted(os.listdir(folder)):
+                if file.endswith(ENDING) and file.removesuffix(ENDING) not in listed:
+                    what = "{n} files are of frames that neither frame_train.mat nor frame_test.mat lists: not used"
+                    notes.add(folder, what, file)
+        return notes.lines()
 
-    def _annotations(self, names: list[str]) -> tuple[Ints, Ints, Boxes]:
+    @cached_property
+    def _frames(self) -> dict[SplitName, list[str]]:
+        """Names of each split's frames, for the lists that are there."""
+        frames: dict[SplitName, list[str]] = {}
+        for split in SPLITS:
+            path = self.folder / f"frame_{split}.mat"
+            if not path.exists():
+                continue
+            variable = mat_files.load(mat_files.read_bytes(path, LAYOUT), path, f"img_index_{split}")
+            names = [mat_files.text(cell, path) for cell in mat_files.cells(variable, path)]
+            if not names:
+                raise DataError(f"'{path}' lists no frames; expected the names of the {split} frames")
+            if len(set(names)) != len(names):
+                raise DataError(f"'{path}' lists a frame twice; expected every frame once")
+            frames[split] = names
+        for name in sorted(set(frames.get("train", [])) & set(frames.get("test", []))):
+            path = self.folder / "frame_test.mat"
+            raise DataError(f"'{path}' and frame_train.mat both list the frame '{name}'; expected it in one of them")
+        return frames
+
+    def _annotations(self, names: list[str], notes: Notes) -> tuple[Ints, Ints, Boxes]:
         """Boxes per frame, and ids and boxes of all of them in one piece; boxes without size are left out."""
-        tables = []
-        for name in names:
-            path = self.folder / "annotations" / f"{name}.jpg.mat"
-            variable = matlab.load(path, *VARIABLES, layout=LAYOUT)
-            with matlab.naming(path):
-                table = variable.matrix()
-            if table.size and table.shape[1] != 5:
-                raise DataError(f"'{path}': expected rows of id, x, y, w, h, found {table.shape[1]} columns")
-            tables.append(table.reshape(-1, 5))
-        rows = np.concatenate(tables)
-        if not np.isfinite(rows).all():
-            bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-            frame = int(np.searchsorted(np.cumsum([len(table) for table in tables]), bad, side="right"))
-            raise DataError(f"'{self.folder / 'annotations' / names[frame]}.jpg.mat' holds a number that is not finite")
+        paths = [f"{self.folder}/annotations/{name}{ENDING}" for name in names]
+        contents = [mat_files.read_bytes(path, LAYOUT) for path in paths]
+        found = parsed("prw annotations 1", contents, lambda: _parse_annotations(contents, paths))
+        counts, rows = found["counts"], found["rows"]
+        frames = np.repeat(np.arange(len(names)), counts)
+        for wrong, what in (
+            (~np.isfinite(rows).all(axis=1), "holds a number that is not finite"),
+            (rows[:, 0] != np.trunc(rows[:, 0]), "holds an id that is not a whole number"),
+        ):
+            if wrong.any():
+                raise DataError(f"'{paths[frames[np.argmax(wrong)]]}' {what}; correct it or fetch it again")
         boxes = annotation_boxes(rows[:, 1:])
         sized = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        frames = np.repeat(np.arange(len(names)), [len(table) for table in tables])
-        counts = np.bincount(frames[sized], minlength=len(names)).astype(np.int64)
-        return counts, rows[sized, 0].astype(np.int64), boxes[sized]
+        for frame in frames[~sized].tolist():
+            what = "{n} boxes without area are left out (clipped at 0 and in whole pixels, as the set is read)"
+            notes.add(self.folder / "annotations", what, names[frame])
+        sizes = np.bincount(frames[sized], minlength=len(names)).astype(np.int64)
+        return sizes, rows[sized, 0].astype(np.int64), boxes[sized]
 
     def _train_identities(self) -> Ints:
         path = self.folder / "ID_train.mat"
-        variable = matlab.load(path, "ID_train", layout=LAYOUT)
-        with matlab.naming(path):
-            return np.unique(np.array(variable.numbers(), dtype=np.int64))
+        variable = mat_files.load(mat_files.read_bytes(path, LAYOUT), path, "ID_train")
+        return np.unique(mat_files.numbers(variable, path).astype(np.int64))
 
     def _check_known(self, names: list[str], counts: Ints, ids: Ints, known: Ints) -> None:
         unknown = np.flatnonzero((ids >= 0) & ~np.isin(ids, known))
         if len(unknown):
             frame = names[int(np.searchsorted(np.cumsum(counts), unknown[0], side="right"))]
             raise DataError(
-                f"'{self.folder / 'annotations' / frame}.jpg.mat': person {ids[unknown[0]]} is not in ID_train.mat; "
+                f"'{self.folder / 'annotations' / frame}{ENDING}': person {ids[unknown[0]]} is not in ID_train.mat; "
                 "expected training frames to show training identities only"
             )
 
     def _queries(self, scenes: list[Scene], known: Ints) -> list[Query]:
         path = self.folder / QUERY_FILES[self.config.queries]
-        with matlab.naming(path, LAYOUT):
-            lines = path.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = mat_files.read_bytes(path, LAYOUT).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f"cannot read '{path}' as UTF-8: {error}") from None
         numbers = {scene.name: number for number, scene in enumerate(scenes)}
         labels = {int(person): label for label, person in enumerate(known)}
         queries = []
@@ -151,6 +187,17 @@ class PrwDataset(PublishedDataset):
         if not queries:
             raise DataError(f"'{path}' holds no queries; expected lines 'id x y w h name'")
         return queries
+
+
+def _parse_annotations(contents: Sequence[bytes], paths: Sequence[str]) -> Arrays:
+    """``counts`` (F,) of rows per file, and all ``rows`` (R, 5): id, x, y, w, h."""
+    tables = []
+    for content, path in zip(contents, paths, strict=True):
+        table = mat_files.numbers(mat_files.load(content, path, *VARIABLES), path)
+        if table.size and (table.ndim != 2 or table.shape[1] != 5):
+            raise DataError(f"'{path}': expected rows of id, x, y, w, h, found {table.shape[-1]} columns")
+        tables.append(table.reshape(-1, 5))
+    return {"counts": np.array([len(table) for table in tables], dtype=np.int64), "rows": np.concatenate(tables)}
 
 
 def _scene(name: str, boxes: Boxes, labels: Ints) -> Scene:
