@@ -118,7 +118,8 @@ def _parse_identities(contents: bytes, path: Path) -> Arrays:
 def _parse_galleries(contents: bytes, path: Path) -> Arrays:
     variable = mat_files.load(contents, path, path.stem)
     queries: list[tuple[Value, Value]] = []
-    found: dict[str, int] = {}
+    found: dict[bytes, int] = {}
+    names: list[str] = []
     images: list[list[int]] = []
     located: list[int] = []
     boxes: list[Value] = []
@@ -129,7 +130,13 @@ def _parse_galleries(contents: bytes, path: Path) -> Arrays:
             raise DataError(f"'{path}' query {number + 1}: expected one query with a box of 4 numbers (x, y, w, h)")
         queries += asked
         imname, idlocate = mat_files.columns(gallery, path, "imname", "idlocate")
-        images.append([found.setdefault(mat_files.text(name, path), len(found)) for name in imname])
+        # The same few thousand names hundreds of thousands of times: they are made into text once.
+        keys = [name.tobytes() for name in imname]
+        for key, name in zip(keys, imname, strict=True):
+            if key not in found:
+                found[key] = len(names)
+                names.append(mat_files.text(name, path))
+        images.append([found[key] for key in keys])
         for entry, box in enumerate(idlocate, start=entries):
             if box.size:
                 if box.size != 4:
@@ -141,7 +148,7 @@ def _parse_galleries(contents: bytes, path: Path) -> Arrays:
         "query_names": _texts([mat_files.text(name, path) for name, _ in queries]),
         "query_boxes": _boxes([box for _, box in queries], path),
         "starts": _starts(images),
-        "names": _texts(list(found)),
+        "names": _texts(names),
         "images": np.array([image for own in images for image in own], dtype=np.int64),
         "located": np.array(located, dtype=np.int64),
         "boxes": _boxes(boxes, path),
