@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
-from person_search import cli
+from person_search import cli, commands
 from person_search.config import Config, load_config, to_yaml, with_settings
 from person_search.errors import DataError, UsageError
+from person_search.training import trainer
+from person_search.training.trainer import TrainingOutcome
 
 
 def printed(capsys, *arguments):
@@ -143,3 +146,15 @@ def test_recipes_are_valid():
     assert recipes
     for recipe in recipes:
         load_config(recipe)
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"), [(0.0, " (validation 0.0 %)"), (0.25, " (validation 25.0 %)"), (None, "")]
+)
+def test_a_validation_result_of_nothing_is_a_result(monkeypatch, capsys, result, shown):
+    left = TrainingOutcome(
+        Path("last.pt"), Path("best.pt"), step=3, epoch=1, skipped=0, best_result=result, seconds=1.0
+    )
+    monkeypatch.setattr(trainer, "train", lambda config, *, resume: left)
+    commands.run_training(Config(), resume=False)
+    assert f"best checkpoint best.pt{shown}\n" in capsys.readouterr().out

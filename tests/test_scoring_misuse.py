@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from person_search.config import DataConfig
 from person_search.data.catalogue import open_dataset
 from person_search.evaluation.chance import random_predictions
 from person_search.evaluation.predictions import CONTEXT, REQUIRED
+from person_search.evaluation.results import read_results
 
 QUERY_FILE = "annotation/test/train_test/TestG50.mat"
 
@@ -175,3 +177,33 @@ def test_a_query_of_prw_that_contradicts_the_annotations(
     line = message("prw", data=data)
     assert f"'{data / 'query_info.txt'}' line 2: " in line
     assert expected in line
+
+
+def test_what_scores_nothing_says_so(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = sets / "prw.npz"
+    with np.load(good) as archive:
+        scores, embeddings = archive["scores"], archive["embeddings"]
+    low = changed(sets, tmp_path, scores=scores / np.float32(4)).rename(tmp_path / "low.npz")
+    lengths = np.linspace(1, 60, len(embeddings), dtype=np.float32)
+    raw = changed(sets, tmp_path, embeddings=embeddings * lengths[:, None]).rename(tmp_path / "raw.npz")
+    where = ["--dataset", "prw", "--data-root", str(sets / "prw")]
+
+    def warnings(*arguments: str) -> list[str]:
+        capsys.readouterr()
+        assert cli.run([*arguments, *where], cli.dispatch) == 0
+        return capsys.readouterr().err.splitlines()
+
+    nothing = f"warning: predictions '{low}': 0 of {len(scores)} detections reach --search-threshold 0.5"
+    varied = (
+        f"warning: predictions '{raw}': embedding lengths of the {len(scores)} detections searched vary from 1 to 60"
+    )
+    assert warnings("score", "--predictions", str(good)) == []
+    (found,) = warnings("score", "--predictions", str(low), "--json", str(tmp_path / "low.json"))
+    assert found.startswith(nothing)
+    assert read_results(tmp_path / "low.json").notes == [found.removeprefix("warning: ")]
+    (found,) = warnings("score", "--predictions", str(raw))
+    assert found.startswith(varied)
+    both = warnings("compare", str(low), str(raw), "--json", str(tmp_path / "compared.json"))
+    assert [line.startswith(start) for line, start in zip(both, (nothing, varied), strict=True)] == [True, True]
+    notes = json.loads((tmp_path / "compared.json").read_text())["notes"]
+    assert [f"warning: {note}" for note in notes] == both

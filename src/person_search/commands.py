@@ -50,7 +50,9 @@ def run_training(config: Config, *, resume: bool) -> None:
     if rank() > 0:
         return
     best = f", best checkpoint {outcome.best}" if outcome.best else ""
-    result = f" (validation {percent(outcome.best_result)} %)" if outcome.best and outcome.best_result else ""
+    result = (
+        f" (validation {percent(outcome.best_result)} %)" if outcome.best and outcome.best_result is not None else ""
+    )
     skipped = f"; {outcome.skipped} steps skipped as not finite" if outcome.skipped else ""
     console.print(
         f"trained {outcome.step} steps, {outcome.epoch} whole epoch{'' if outcome.epoch == 1 else 's'}: "
@@ -85,6 +87,7 @@ def run_scoring(
     split = test_split(dataset, split_name)
     results = score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
     console.print(metrics_table([(predictions_file.stem, results)]))
+    print_notes(results.notes)
     if json is not None:
         write_results(results, json)
     if per_query is not None:
@@ -120,6 +123,7 @@ def run_evaluation(
     others = [] if untrained is None else reference_results(untrained, split, protocols, config)
     write_references(folder, others)
     console.print(metrics_table([("trained", results), *others]))
+    print_notes(results.notes)
     console.print(f"wrote {folder / PREDICTIONS} and {folder / RESULTS} (model id {stored.model_id})", soft_wrap=True)
 
 
@@ -139,6 +143,7 @@ def run_comparison(
     console.print(comparison_table(comparison, names))
     if comparison.changed:
         console.print(changed_table(comparison, names))
+    print_notes(list(dict.fromkeys([*comparison.first.notes, *comparison.second.notes])))
     if json is not None:
         with whole_file(json, "comparison") as file:
             file.write(json_text.dumps(comparison.to_dict(), indent=1).encode())

@@ -17,6 +17,7 @@ from person_search.evaluation.predictions import Predictions
 class PlainQuery:
     ap: float = math.nan
     recall: float = math.nan
+    found: int = 0
     first_rank: int = 0
     top: list[tuple[int, float, bool]] = field(default_factory=list)
     camera_ap: dict[int, float] = field(default_factory=dict)
@@ -77,7 +78,7 @@ def plain_search(
 
 
 def plain_query(split, rows, scene_of, similar, ranked, right, listed) -> PlainQuery:
-    result = PlainQuery(top=[(r, similar[r], r in right) for r in ranked[:10]])
+    result = PlainQuery(found=len(right), top=[(r, similar[r], r in right) for r in ranked[:10]])
     if listed:
         result.ap = precision_mean([r in right for r in rows], [similar[r] for r in rows], sum(listed.values()))
         result.recall = len(right) / sum(listed.values())

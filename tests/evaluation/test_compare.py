@@ -117,4 +117,4 @@ def test_tables_show_both_and_the_difference(comparison: Comparison) -> None:
     assert f"{100 * row.difference:+.1f}" in line  # type: ignore[operator]
     assert f"{100 * row.low:+.1f} .. {100 * row.high:+.1f}" in line  # type: ignore[operator]
     assert all(query.scene in text for query in comparison.changed)
-    assert set(comparison.to_dict()) == {"differences", "changed"}
+    assert set(comparison.to_dict()) == {"differences", "changed", "notes"}

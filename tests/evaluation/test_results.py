@@ -97,6 +97,7 @@ def test_queries_say_what_was_asked_and_found() -> None:
         truths = range(protocol.truth_offsets[query.number], protocol.truth_offsets[query.number + 1])
         assert [t.scene for t in query.truths] == [split.scenes[protocol.truth_scenes[t]].name for t in truths]
         assert [t.box for t in query.truths] == [tuple(protocol.truth_boxes[t].tolist()) for t in truths]
+        assert (query.truth_scenes, query.found_scenes) == (len(truths), wanted.found)
 
 
 def test_scenes_in_another_order_score_the_same() -> None:

@@ -84,6 +84,8 @@ def make_query(number, ap, truths=2, scene="a.jpg", hit=NASTY):
         "ap": ap,
         "recall": 0.5,
         "rank_of_first": 1,
+        "truth_scenes": truths,
+        "found_scenes": truths // 2,
         "truths": [{"scene": "c.jpg", "box": box}] * truths,
         "top": top,
     }
@@ -325,11 +327,11 @@ def test_hits_are_marked_and_described_as_judged(run_dir, tmp_path):
     assert "✗ 2. 0.500" in page.text
 
 
-def test_found_scenes_are_counted_once_each(run_dir, tmp_path):
-    query = make_query(0, 0.5, truths=3)
-    query["truths"].append({"scene": "a.jpg", "box": query["box"]})
-    text = write(run_dir, tmp_path / "report", results=make_results(queries=[query])).text
-    assert "found in 1 of 2 gallery scenes" in text
+def test_scenes_to_be_found_are_those_counted_not_those_kept(run_dir, tmp_path):
+    queries = [make_query(k, 0.0, truths=7) | {"truth_scenes": 40, "found_scenes": 11} for k in range(3)]
+    text = write(run_dir, tmp_path / "report", results=make_results(queries=queries)).text
+    assert "found in 11 of 40 gallery scenes" in text
+    assert "(5 of 40)" in text
 
 
 def test_the_whole_set_is_a_gallery_size(run_dir, tmp_path):

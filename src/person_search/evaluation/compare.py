@@ -54,10 +54,11 @@ class Comparison:
     changed: list[ChangedQuery]
 
     def to_dict(self) -> dict[str, Any]:
-        """Differences and changed queries as plain dicts, lists, numbers and strings; shares in 0..1."""
+        """Differences, changed queries and notes as plain dicts, lists, numbers and strings; shares in 0..1."""
         return {
             "differences": [dataclasses.asdict(difference) for difference in self.differences],
             "changed": [dataclasses.asdict(query) for query in self.changed],
+            "notes": list(dict.fromkeys([*self.first.notes, *self.second.notes])),
         }
 
 

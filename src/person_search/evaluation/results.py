@@ -6,7 +6,7 @@ All shares are fractions in 0..1; None stands for a mean over nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from person_search.evaluation import cbgm
 from person_search.evaluation.detection import DetectionResult, detection_metrics
 from person_search.evaluation.ignore import without_ignored
 from person_search.evaluation.overlaps import Floats
+from person_search.evaluation.plausibility import doubts_about_detections, doubts_about_embeddings, doubts_about_search
 from person_search.evaluation.predictions import Predictions, align
 from person_search.evaluation.search import SearchResult, search
 from person_search.files import whole_file
@@ -27,6 +28,8 @@ from person_search.files import whole_file
 CMC_RANKS = 50
 CURVE_POINTS = 200
 """Most points of a precision-recall curve that are kept."""
+TRUTHS_KEPT = 10
+"""Most true boxes of a query that are kept: all of them would be queries times sightings, gigabytes for a video."""
 
 Share = float | None
 Box = tuple[float, float, float, float]
@@ -121,7 +124,11 @@ class Match:
 
 @dataclass(frozen=True)
 class QueryResult:
-    """One query: its number in the dataset's order, what it asked, what it found."""
+    """One query: its number in the dataset's order, what it asked, what it found.
+
+    ``truth_scenes`` gallery scenes hold the person, who was found in ``found_scenes``; ``truths`` are the true boxes in
+    the first of them.
+    """
 
     number: int
     scene: str
@@ -130,13 +137,19 @@ class QueryResult:
     ap: Share
     recall: Share
     rank_of_first: int | None
+    truth_scenes: int
+    found_scenes: int
     truths: list[SceneBox]
     top: list[Match]
 
 
 @dataclass(frozen=True)
 class Results:
-    """Content of ``results.json``. ``queries`` belong to the first protocol."""
+    """Content of ``results.json``. ``queries`` belong to the first protocol.
+
+    ``notes`` say, one line each, what in the gallery lists is read otherwise than written, and where the numbers may
+    mean something else than they seem to: nothing reaches a threshold, embeddings differ in length.
+    """
 
     dataset: str
     split: str
@@ -145,6 +158,7 @@ class Results:
     detection: DetectionMetrics
     search: list[SearchMetrics]
     queries: list[QueryResult]
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, numbers and strings."""
@@ -167,21 +181,30 @@ def score_with_rankings(
     predictions: Predictions, split: Split, protocols: Sequence[Protocol], config: EvaluationConfig
 ) -> tuple[Results, list[SearchResult]]:
     """:func:`score`, and what every query found under every protocol."""
-    given = without_ignored(align(predictions, split), split)
+    aligned = align(predictions, split)
+    given = without_ignored(aligned, split)
     searched = given.keep(given.scores >= np.float32(config.search_threshold))
     rescore = None
     if config.cbgm:
         k1, k2 = cbgm.defaults(split.dataset)
         rescore = cbgm.context_rescore(searched, k1=config.cbgm_k1 or k1, k2=config.cbgm_k2 or k2)
     rankings = [search(searched, split, protocol, rescore=rescore) for protocol in protocols]
+    detection = _detection(given, split, config.detection_threshold)
+    metrics = [_search(ranking, split) for ranking in rankings]
+    notes = [line for protocol in protocols for line in protocol.notes]
+    notes += doubts_about_detections(aligned, given, split, config, detection)
+    if protocols:
+        notes += doubts_about_embeddings(searched, split, context=config.cbgm)
+    notes += doubts_about_search(searched, split, metrics)
     results = Results(
         dataset=split.dataset,
         split=split.name,
         scenes=len(split.scenes),
         detections=len(given),
-        detection=_detection(given, split, config.detection_threshold),
-        search=[_search(ranking, split) for ranking in rankings],
+        detection=detection,
+        search=metrics,
         queries=_queries(rankings[0], searched, split, protocols[0]) if rankings else [],
+        notes=list(dict.fromkeys(notes)),
     )
     return results, rankings
 
@@ -277,7 +300,7 @@ def _queries(ranking: SearchResult, searched: Predictions, split: Split, protoco
     scene_of = searched.scene_of
     results = []
     for number, query in enumerate(split.queries):
-        truths = range(protocol.truth_offsets[number], protocol.truth_offsets[number + 1])
+        start, end = protocol.truth_offsets[number : number + 2].tolist()
         places = np.flatnonzero(ranking.top_rows[number] >= 0)
         rank = int(ranking.first_rank[number])
         results.append(
@@ -289,9 +312,11 @@ def _queries(ranking: SearchResult, searched: Predictions, split: Split, protoco
                 ap=_number(ranking.ap[number]),
                 recall=_number(ranking.recall[number]),
                 rank_of_first=rank or None,
+                truth_scenes=end - start,
+                found_scenes=int(ranking.found[number]),
                 truths=[
                     SceneBox(split.scenes[protocol.truth_scenes[row]].name, _box(protocol.truth_boxes[row].tolist()))
-                    for row in truths
+                    for row in range(start, min(end, start + TRUTHS_KEPT))
                 ],
                 top=[
                     Match(

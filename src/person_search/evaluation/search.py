@@ -38,6 +38,7 @@ class SearchResult:
         protocol: its name.
         ap: (Q,) float64 average precision x recall; NaN where the person is in no gallery scene.
         recall: (Q,) float64 scenes in which the person was found / true boxes, as counted; NaN likewise.
+        found: (Q,) int64 scenes in which the person was found.
         first_rank: (Q,) int64 rank, from 1, of the most similar right detection; 0 where none is right.
         top_rows: (Q, K) int64 most similar detections, best first; -1 after the last.
         top_similarities: (Q, K) float64.
@@ -49,6 +50,7 @@ class SearchResult:
     protocol: str
     ap: Floats
     recall: Floats
+    found: Ints
     first_rank: Ints
     top_rows: Ints
     top_similarities: Floats
@@ -111,6 +113,7 @@ def search(
         protocol=protocol.name,
         ap=np.full(queries, np.nan),
         recall=np.full(queries, np.nan),
+        found=np.zeros(queries, np.int64),
         first_rank=np.zeros(queries, np.int64),
         top_rows=np.full((queries, top), -1, np.int64),
         top_similarities=np.full((queries, top), -np.inf),
@@ -190,7 +193,8 @@ def _score_block(block: Block, ground: _Ground, result: SearchResult) -> None:
     held = np.bincount(truth_query, counts, size).astype(np.float64)
     precision = precision_of_hits(hits.query, hits.similarity, at_least)
     result.ap[own] = _share(np.bincount(hits.query, precision, size), held)
-    result.recall[own] = _share(np.bincount(hits.query, minlength=size), held)
+    result.found[own] = np.bincount(hits.query, minlength=size)
+    result.recall[own] = _share(result.found[own], held)
     first = np.full(size, np.iinfo(np.int64).max)
     np.minimum.at(first, hits.query, rank)
     result.first_rank[own] = np.where(first == np.iinfo(np.int64).max, 0, first)

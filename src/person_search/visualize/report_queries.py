@@ -29,7 +29,7 @@ def choose_queries(queries: Sequence[Query], wanted: int) -> dict[str, list[Quer
     third = min(wanted, len(scored)) // 3
     worst = sorted(scored, key=lambda query: (query["ap"], query["number"]))[:third]
     rest = sorted((query for query in scored if query not in worst), key=lambda query: query["number"])
-    best = sorted(rest, key=lambda query: (-query["ap"], -len(query["truths"]), query["number"]))[:third]
+    best = sorted(rest, key=lambda query: (-query["ap"], -query["truth_scenes"], query["number"]))[:third]
     rest = [query for query in rest if query not in best]
     chosen = [rest[place] for place in spread(len(rest), min(wanted, len(scored)) - 2 * third)]
     return {"spread": chosen, "best": best, "worst": worst}
@@ -67,6 +67,5 @@ def ranking(
         "picture": pictures.person(stem, query["scene"], as_boxes(query["box"])[0], QUERY),
         "hits": hits,
         "shown_truths": truths,
-        "truth_scenes": len({truth["scene"] for truth in query["truths"]}),
         "whole_scenes": pictures.whole_scenes(f"{stem}-scenes", query, query["top"][:_SCENES_SHOWN]),
     }
