@@ -210,6 +210,7 @@ def run_visualization(
 ) -> None:
     """Draw who in a folder of pictures looks most like the person in a box."""
     from person_search.data.decode import read_image
+    from person_search.data.notes import Notes
     from person_search.visualize import folder_search as search
 
     if top < 1:
@@ -218,7 +219,9 @@ def run_visualization(
     corners = search.parse_box(box)
     image = read_image(query)
     search.check_inside(corners, image)
-    pictures = search.pictures_in(gallery, without=query)
+    notes = Notes()
+    pictures = search.pictures_in(gallery, without=query, notes=notes)
+    print_notes(notes.lines())
     model = load_for_test(checkpoint, config, overrides).model
     with progress_bar("searching") as progress:
         ranking = search.search_folder(

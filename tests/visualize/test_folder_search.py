@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from person_search import cli
 from person_search.config import ModelConfig
 from person_search.data.decode import read_image
+from person_search.data.notes import Notes
 from person_search.data.scene import Boxes
 from person_search.errors import DataError, UsageError
 from person_search.models.building import build_model
@@ -45,7 +47,8 @@ def gallery(tmp_path: Path) -> Path:
         cv2.imwrite(str(folder / name), draw.integers(0, 255, (64, 96, 3), dtype=np.uint8))
     (folder / "e.png").write_text("no picture")
     (folder / "f.jpg").write_bytes((folder / "a.jpg").read_bytes()[:700])
-    (folder / "notes.txt").write_text("not looked at")
+    for name in ("notes.txt", "clip.MP4", "one.heic", "two.HEIC", "list", ".DS_Store"):
+        (folder / name).write_text("not looked at")
     return folder
 
 
@@ -94,6 +97,8 @@ def test_the_command_draws_the_list_and_names_what_it_skips(
     assert "e.png" in captured.err
     assert "f.jpg" in captured.err
     assert "notes.txt" not in captured.err
+    assert [kind for kind in (".heic 2", ".txt 1", ".mp4 1", "without an ending 1") if kind not in captured.err] == []
+    assert captured.err.count("left out, by kind") == 1
     assert "the 3 most similar" in captured.out
     picture = cv2.imread(str(out))
     assert [path.name for path in out.parent.iterdir()] == ["list.png"]
@@ -112,6 +117,7 @@ def test_the_command_draws_the_list_and_names_what_it_skips(
         ({"--query": "nowhere.jpg"}, 1, "nowhere.jpg"),
         ({"--gallery": "nowhere"}, 1, "'nowhere' is not a folder"),
         ({"--gallery": "empty"}, 1, "no pictures in 'empty'"),
+        ({"--gallery": "phone"}, 1, ".pnm files there, found .heic 2, .mov 1"),
         ({"--gallery": "damaged"}, 1, "none of 1 pictures can be read"),
         ({"--out": "list.gif"}, 2, "ends in .png"),
         ({"--top": "0"}, 2, "--top 0"),
@@ -132,6 +138,9 @@ def test_misuse_is_one_line_and_leaves_nothing_behind(
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "x.jpg").write_bytes(b"no picture")
+    (tmp_path / "phone").mkdir()
+    for name in ("a.heic", "b.HEIC", "c.mov"):
+        (tmp_path / "phone" / name).write_bytes(b"no picture")
     options = {"--model": str(checkpoint), "--query": str(gallery / "a.jpg"), "--box": "10,8,28,50"}
     options |= {"--gallery": str(gallery), "--device": "cpu", "--out": "list.png"} | change
     arguments = [part for pair in options.items() for part in pair]
@@ -148,6 +157,37 @@ def test_a_folder_holds_nothing_but_the_query(gallery: Path, tmp_path: Path) -> 
     (lonely / "q.png").write_bytes((gallery / "c.png").read_bytes())
     with pytest.raises(DataError, match="besides the query's own"):
         pictures_in(lonely, without=lonely / "q.png")
+
+
+def test_what_a_folder_holds_besides_is_told_by_kind(gallery: Path, tmp_path: Path) -> None:
+    (gallery / ".thumbnails").mkdir()
+    (gallery / ".thumbnails" / "a.jpg").write_bytes((gallery / "a.jpg").read_bytes())
+    (gallery / "._a.jpg").write_bytes(b"what a Mac notes of a.jpg")
+    (gallery / "elsewhere").symlink_to(tmp_path)
+    (gallery / "gone.jpg").symlink_to(tmp_path / "gone.jpg")
+    notes = Notes()
+    names = [path.relative_to(gallery).as_posix() for path in pictures_in(gallery, notes=notes)]
+    assert names == ["a.jpg", "b.JPG", "c.png", "e.png", "f.jpg", "inner/d.jpg"]
+    (line,) = notes.lines()
+    told, _, advice = line.removeprefix(f"'{gallery}': left out, by kind: ").partition("; ")
+    assert set(told.split(", ")) == {
+        ".heic 2", "hidden pictures 2", ".txt 1", ".mp4 1", "without an ending 1", "linked folders 1", "broken links 1",
+    }  # fmt: skip
+    assert advice == "convert to JPEG or PNG what is to be searched"
+
+
+def test_a_folder_of_pictures_alone_has_nothing_to_tell(gallery: Path) -> None:
+    notes = Notes()
+    assert pictures_in(gallery / "inner", notes=notes) == [gallery / "inner" / "d.jpg"]
+    assert notes.lines() == ()
+
+
+@pytest.mark.parametrize("name", ["h.bmp", "h.tif", "h.avif", "h.jfif", "h.webp", "h.gif", "h.ppm"])
+def test_pictures_of_other_formats_are_searched(gallery: Path, name: str) -> None:
+    picture = PIL.Image.open(gallery / "a.jpg")
+    picture.save(gallery / "inner" / name, format="JPEG" if name == "h.jfif" else None)
+    assert gallery / "inner" / name in pictures_in(gallery)
+    assert read_image(gallery / "inner" / name).shape == (3, 64, 96)
 
 
 def test_boxes_are_read_as_corners() -> None:

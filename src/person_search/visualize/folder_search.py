@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,8 @@ import torch
 from torch import Tensor
 
 from person_search.data.decode import UnreadableImageError, read_image
+from person_search.data.image_header import PICTURE_SUFFIXES
+from person_search.data.notes import Notes
 from person_search.data.scene import Boxes
 from person_search.errors import DataError, UsageError
 from person_search.files import whole_file
@@ -20,9 +24,7 @@ from person_search.models.person_search_model import PersonSearchModel
 from person_search.visualize.boxes import Image
 from person_search.visualize.ranking import Hit, ranking_list
 
-GALLERY_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
-"""Files of a gallery folder that are taken for pictures."""
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+DRAWN_SUFFIXES = (".png", ".jpg", ".jpeg")
 """Files that can be drawn."""
 
 
@@ -52,20 +54,42 @@ class FolderRanking:
     unreadable: list[DataError] = field(default_factory=list)
 
 
-def pictures_in(folder: Path, *, without: Path | None = None) -> list[Path]:
+def pictures_in(folder: Path, *, without: Path | None = None, notes: Notes | None = None) -> list[Path]:
     """The pictures in ``folder`` and the folders in it, by name; the file ``without`` is left out.
 
-    Raises DataError where there is no such folder, or no picture in it.
+    ``notes`` is told what else is there, by kind: files that are not read, hidden pictures, links to folders, and
+    folders that cannot be opened. Raises DataError where there is no such folder, or no picture in it.
     """
     if not folder.is_dir():
         raise DataError(f"the gallery '{folder}' is not a folder; give a folder of pictures")
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in GALLERY_SUFFIXES and path.is_file()]
-    if without is not None and without.exists():
-        found = [path for path in found if not path.samefile(without)]
+    found: list[Path] = []
+    left_out: Counter[str] = Counter()
+    closed: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=closed.append):
+        left_out["linked folders"] += sum(os.path.islink(os.path.join(place, name)) for name in folders)
+        for name in files:
+            path = Path(place, name)
+            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+            if path.suffix.lower() not in PICTURE_SUFFIXES:
+                # What systems hide in folders (.DS_Store) nobody put there to be searched.
+                left_out[path.suffix.lower() or "without an ending"] += not hidden
+            elif hidden:
+                left_out["hidden pictures"] += 1
+            elif path.is_file() and not (without is not None and without.exists() and path.samefile(without)):
+                found.append(path)
+            elif not path.is_file():
+                left_out["broken links"] += 1
+    left_out["folders that cannot be opened"] += len(closed)
+    others = ", ".join(f"{kind} {count}" for kind, count in left_out.most_common() if count)
     if not found:
-        others = " besides the query's own" if without is not None else ""
-        raise DataError(f"no pictures in '{folder}'{others}; expected {', '.join(GALLERY_SUFFIXES)} files there")
-    return found
+        besides = " besides the query's own" if without is not None else ""
+        raise DataError(
+            f"no pictures in '{folder}'{besides}; expected {', '.join(PICTURE_SUFFIXES)} files there, "
+            f"found {others or 'nothing'}"
+        )
+    if others and notes is not None:
+        notes.add(folder, f"left out, by kind: {others}; convert to JPEG or PNG what is to be searched")
+    return sorted(found)
 
 
 def parse_box(text: str) -> Boxes:
@@ -149,8 +173,8 @@ def draw_ranking(query: Tensor, box: Boxes, ranking: FolderRanking, *, query_nam
 
 def check_picture_name(path: Path) -> None:
     """Raise UsageError unless a picture can be written under this name."""
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
-        raise UsageError(f"--out {path}: expected a name that ends in {', '.join(PICTURE_SUFFIXES)}")
+    if path.suffix.lower() not in DRAWN_SUFFIXES:
+        raise UsageError(f"--out {path}: expected a name that ends in {', '.join(DRAWN_SUFFIXES)}")
 
 
 def write_picture(path: Path, picture: Image) -> None:
