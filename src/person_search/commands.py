@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from person_search.config import Config, to_yaml
-from person_search.data.catalogue import SplitStatistics, check_published, notes_of, open_dataset, survey
+from person_search.data.catalogue import SplitStatistics, check_published, notes_of, open_dataset, open_split, survey
+from person_search.data.picture_sizes import check_sizes
 from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
 from person_search.errors import UsageError
 from person_search.evaluation.chance import random_ranking
@@ -151,16 +152,18 @@ def run_comparison(
 
 def run_info(config: Config) -> None:
     """Print what is in a dataset, what of it is not used, and where a published one differs from its numbers."""
-    counts, notes = survey(open_dataset(config.data.dataset, config.data.data_root, config.data))
+    found = survey(open_dataset(config.data.dataset, config.data.data_root, config.data))
     table = Table(title=f"{config.data.dataset}: {config.data.data_root}")
     names = [field.name for field in fields(SplitStatistics)]
     for name in names:
         table.add_column(name, justify="left" if name == "split" else "right")
-    for count in counts:
+    for count in found.counts:
         values = [getattr(count, name) for name in names]
         table.add_row(*("-" if value is None else str(value) for value in values))
     console.print(table)
-    print_notes([*notes, *check_published(config.data.dataset, counts, config.data)])
+    print_notes([*found.notes, *check_published(config.data.dataset, found.counts, config.data)])
+    if found.contradiction is not None:
+        raise found.contradiction
 
 
 def run_synthesis(config: SynthConfig) -> None:
@@ -272,7 +275,7 @@ def test_split(dataset: Dataset, name: str) -> Split:
     """The split to evaluate, its notes printed. Raises UsageError for a name that is none."""
     if name not in ("test", "val"):
         raise UsageError(f"--split {name}: expected test or val")
-    split = dataset.split("val" if name == "val" else "test")
+    split = open_split(dataset, "val" if name == "val" else "test")
     print_notes(notes_of(dataset, split))
     return split
 
@@ -308,9 +311,12 @@ def load_for_test(checkpoint: Path, config: Config, overrides: dict[str, Any]) -
 def predictions_of(model: PersonSearchModel, split: Split, config: Config) -> Predictions | None:
     """Run ``model`` over ``split``, showing progress. Processes share the work; all but the first get None."""
     from person_search.evaluation.predict import predict
-    from person_search.models.distributed import rank
+    from person_search.models.distributed import rank, together
     from person_search.training.companions import losses_named
 
+    with losses_named(), together():
+        if rank() == 0:
+            check_sizes(split)
     with losses_named(), progress_bar("detecting", shown=rank() == 0) as progress:
         return predict(model, split, config, progress=progress)
 

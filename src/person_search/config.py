@@ -41,6 +41,13 @@ class DataConfig(Section):
         0.0,
         description="share of the training scenes held out for validation when the dataset has no validation split of its own",
     )
+    unlabelled_ids: tuple[str, ...] = Field(
+        (), description="ids, as the dataset's files write them, of people who are nobody: they get no identity"
+    )
+    person_id_key: str | None = Field(
+        None,
+        description="COCO: key of the person's id in an annotation or its attributes; None: person_id, else CVAT's track_id",
+    )
     queries: Literal["standard", "mini"] = Field(
         "standard", description="PRW: which query list; mini is PRW-mini (Munjal et al., 2019)"
     )
@@ -53,6 +60,12 @@ class DataConfig(Section):
     mot_min_gap: Annotated[float, Field(ge=0)] = Field(
         5.0, description="MOT: seconds between a query and its gallery scenes, at least"
     )
+
+    @field_validator("unlabelled_ids", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        values = value if isinstance(value, list | tuple) else (value,)
+        return tuple(str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values)
 
 
 class ModelConfig(Section):

@@ -17,6 +17,7 @@ from person_search.data.catalogue import (
     check_published,
     holdout_validation,
     open_dataset,
+    open_split,
     split_statistics,
     survey,
 )
@@ -122,12 +123,43 @@ def test_survey_counts_and_names_what_is_missing() -> None:
     assert split_statistics(split) == SplitStatistics("train", 2, 5, 4, 3, 1, 1, 1)
     dataset = Fixed(Path("x"))
     dataset.splits = {"test": replace(split, name="test", scenes=scenes[:1], notes=("one", "one"))}
-    counts, notes = survey(dataset)
-    assert counts == [SplitStatistics("test", 1, 2, 1, 3, 1, 0, None)]
-    assert notes == ["one", "no split train"]
+    found = survey(dataset)
+    assert found.counts == [SplitStatistics("test", 1, 2, 1, 3, 1, 0, None)]
+    assert found.notes == ["one", "'x': 1 of the 1 test pictures looked at are not there (a)", "no split train"]
+    assert found.contradiction is None
     dataset.splits = {}
     with pytest.raises(UsageError, match="no split"):
         survey(dataset)
+
+
+def test_an_opened_split_has_no_unlabelled_ids_and_names_what_is_odd() -> None:
+    scenes = [scene(str(n), [0, 0, 1, 2, -1]) for n in range(4)] + [scene("z", [1, 2, 2])]
+    names = ("A/7", "A/9", "B/9")
+    split = replace(train_split(scenes), name="test", identity_names=names, queries=first_box_queries(scenes, 3))
+    dataset = Fixed(Path("x"))
+    dataset.splits = {"test": split}
+    opened = open_split(dataset, "test")
+    assert opened.notes == (
+        "'coco test': 1 times a person has several boxes in one scene: the first one annotated is the true one in "
+        "search (id B/9 in 'z')",
+        "'coco test': 1 ids have several boxes in many scenes and are probably nobody's; if so, name them in "
+        "--unlabelled-ids (id A/7: in 4 of its 4 scenes)",
+    )
+    dataset.config = DataConfig(unlabelled_ids=("7", "B/9", "12"))
+    opened = open_split(dataset, "test")
+    assert [s.person_ids.tolist() for s in opened.scenes] == [[-1, -1, 0, -1, -1]] * 4 + [[0, -1, -1]]
+    assert (opened.num_identities, opened.identity_names) == (1, ("A/9",))
+    assert [(query.scene, query.person_id, query.box[0]) for query in opened.queries] == [(0, 0, 2.0)]
+    assert opened.notes == (
+        "'coco test': 1 of --unlabelled-ids are nobody's id in this split (12)",
+        "'coco test': 2 ids count as no identity, as --unlabelled-ids says (A/7, B/9)",
+        "'coco test': 2 queries for them are left out",
+    )
+    dataset.config = DataConfig(unlabelled_ids=("9",))
+    assert open_split(dataset, "test").identity_names == ("A/7",)
+    training, validation = holdout_validation(replace(split, name="train", queries=[]), 0.5, seed=0)
+    for part in (training, validation):
+        assert len(part.identity_names) == part.num_identities
 
 
 def published_prw() -> list[SplitStatistics]:

@@ -10,9 +10,11 @@ from typing import get_args
 import numpy as np
 
 from person_search.config import DataConfig
+from person_search.data.identity_checks import odd_identities, without_identities
+from person_search.data.picture_sizes import compare_sizes
 from person_search.data.queries import first_box_queries
 from person_search.data.scene import UNLABELLED, Bools, Dataset, Ints, Scene, Split, SplitName
-from person_search.errors import UsageError
+from person_search.errors import DataError, UsageError
 from person_search.registry import datasets, import_modules
 
 
@@ -21,6 +23,20 @@ def open_dataset(name: str, root: Path, config: DataConfig) -> Dataset:
     import_modules(config.plugins)
     dataset: Dataset = datasets.get(name)(root, config)
     return dataset
+
+
+def open_split(dataset: Dataset, name: SplitName) -> Split:
+    """One split of ``dataset``, without the identities that ``unlabelled_ids`` names, and with what is odd about those
+    it has among its notes. Raises DataError, and UsageError if there is no such split.
+    """
+    split = dataset.split(name)
+    nobody = dataset.config.unlabelled_ids
+    if nobody and name == "test" and dataset.fixed_queries:
+        fixed = f"'{split.dataset} test': its queries are a published list: --unlabelled-ids changes nothing in them"
+        split = replace(split, notes=(*split.notes, fixed))
+    else:
+        split = without_identities(split, nobody)
+    return replace(split, notes=(*split.notes, *odd_identities(split)))
 
 
 def holdout_validation(train: Split, share: float, seed: int) -> tuple[Split, Split]:
@@ -47,7 +63,7 @@ def holdout_validation(train: Split, share: float, seed: int) -> tuple[Split, Sp
     kept, kept_ids = _renumbered([scene for scene, out in zip(scenes, held, strict=True) if not out])
     validation, ids = _renumbered([scene for scene, out in zip(scenes, held, strict=True) if out])
     return (
-        replace(train, scenes=kept, num_identities=len(kept_ids)),
+        replace(train, scenes=kept, num_identities=len(kept_ids), identity_names=_names(train, kept_ids)),
         replace(
             train,
             name="val",
@@ -55,8 +71,13 @@ def holdout_validation(train: Split, share: float, seed: int) -> tuple[Split, Sp
             num_identities=len(ids),
             queries=first_box_queries(validation, len(ids)),
             seen_identities=np.isin(ids, kept_ids),
+            identity_names=_names(train, ids),
         ),
     )
+
+
+def _names(split: Split, identities: Ints) -> tuple[str, ...]:
+    return tuple(split.identity_names[identity] for identity in identities) if split.identity_names else ()
 
 
 def _last_of_each_video(scenes: Sequence[Scene], share: float) -> Bools:
@@ -138,8 +159,23 @@ def notes_of(dataset: Dataset, *splits: Split) -> list[str]:
     return list(dict.fromkeys([*dataset.notes(), *(line for split in splits for line in split.notes)]))
 
 
-def survey(dataset: Dataset) -> tuple[list[SplitStatistics], list[str]]:
-    """Counts of every split that ``dataset`` has, and what is to be said of them, a missing split and its reason too.
+@dataclass(frozen=True)
+class Survey:
+    """What a dataset holds.
+
+    Attributes:
+        counts: of every split.
+        notes: what is to be said of them, one line each: a missing split and its reason and missing pictures too.
+        contradiction: pictures of another size than the annotations say, or None.
+    """
+
+    counts: list[SplitStatistics]
+    notes: list[str]
+    contradiction: DataError | None
+
+
+def survey(dataset: Dataset) -> Survey:
+    """Count every split that ``dataset`` has, and look at the headers of some of its pictures.
 
     Raises DataError; UsageError when it has no split at all.
     """
@@ -149,12 +185,23 @@ def survey(dataset: Dataset) -> tuple[list[SplitStatistics], list[str]]:
         if name == "val" and not dataset.has_validation():
             continue
         try:
-            splits.append(dataset.split(name))
+            splits.append(open_split(dataset, name))
         except UsageError as error:
             missing.append(error)
     if not splits:
         raise missing[-1]
-    return [split_statistics(split) for split in splits], [*notes_of(dataset, *splits), *map(str, missing)]
+    sizes = [compare_sizes(split) for split in splits]
+    absent = [
+        f"'{split.image_root}': {len(check.missing)} of the {check.looked_at} {split.name} pictures looked at are not "
+        f"there ({', '.join(check.missing[:3])})"
+        for split, check in zip(splits, sizes, strict=True)
+        if check.missing
+    ]
+    return Survey(
+        [split_statistics(split) for split in splits],
+        [*notes_of(dataset, *splits), *absent, *map(str, missing)],
+        next((check.contradiction for check in sizes if check.contradiction is not None), None),
+    )
 
 
 PUBLISHED: dict[str, dict[str, dict[str, int]]] = {

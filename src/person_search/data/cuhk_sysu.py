@@ -74,6 +74,7 @@ class CuhkSysuDataset(PublishedDataset):
     """
 
     summary = LAYOUT
+    fixed_queries = True
     folder_names = ("CUHK-SYSU", "cuhk_sysu", "ssm", "dataset")
     entries = ("annotation/Images.mat", "annotation/pool.mat", "annotation/test/train_test")
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from person_search.data.decode import UnreadableImageError, read_image
 from person_search.data.grouping import aspect_group, in_groups
+from person_search.data.picture_sizes import check_decoded
 from person_search.data.scene import Boxes, Scene, Split
 from person_search.errors import DataError, UsageError
 from person_search.models.detections import Target
@@ -181,8 +182,10 @@ class TrainingScenes(TorchDataset[Any]):
 
     def __getitem__(self, item: Item) -> tuple[Tensor, Target, Item] | DataError:
         scene = self.split.scenes[item.scene]
+        path = self.split.image_root / scene.name
         try:
-            image = read_image(self.split.image_root / scene.name)
+            image = read_image(path)
+            check_decoded(path, scene, image.shape[2], image.shape[1])
             target = training_target(scene, image.shape[2], image.shape[1], mirrored=item.mirrored)
         except DataError as error:
             return error
@@ -197,10 +200,14 @@ class WholeScenes(TorchDataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
         number = self.scenes[index]
+        scene = self.split.scenes[number]
+        path = self.split.image_root / scene.name
         try:
-            return read_image(self.split.image_root / self.split.scenes[number].name), number
+            image = read_image(path)
+            check_decoded(path, scene, image.shape[2], image.shape[1])
         except DataError as error:
             return error
+        return image, number
 
     def __len__(self) -> int:
         return len(self.scenes)

@@ -98,7 +98,8 @@ class MotDataset(Dataset):
             for seq, frames in chosen
             for scene in self._scenes(seq, frames, rows[seq.name], labels)
         ]
-        split = Split("mot", name, self.root, scenes, len(known))
+        ids_as_written = tuple(f"{scope}/{person}" if scope else str(person) for scope, person in known)
+        split = Split("mot", name, self.root, scenes, len(known), identity_names=ids_as_written)
         if name == "train":
             return split
         queries = _queries_seen_again(scenes, self.config.mot_min_gap)

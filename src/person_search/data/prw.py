@@ -88,7 +88,17 @@ class PrwDataset(PublishedDataset):
             for frame, *rows in zip(names, np.split(boxes, ends), np.split(labels, ends), strict=True)
         ]
         queries = self._queries(scenes, known) if name == "test" else []
-        return Split("prw", name, self.folder / "frames", scenes, len(known), queries, notes=notes.lines())
+        ids_as_written = tuple(str(identity) for identity in known)
+        return Split(
+            "prw",
+            name,
+            self.folder / "frames",
+            scenes,
+            len(known),
+            queries,
+            identity_names=ids_as_written,
+            notes=notes.lines(),
+        )
 
     def notes(self) -> tuple[str, ...]:
         """Names annotated frames that neither list of frames holds. Raises DataError for damaged lists."""

@@ -76,6 +76,7 @@ class Split:
         num_identities: person ids in ``scenes`` are below this; ids are the split's own.
         queries: searches, in the dataset's order; empty for training.
         seen_identities: (num_identities,) bool: also in the training split; None where identities are disjoint.
+        identity_names: what the files call each identity, its id as written; empty where they have no ids of people.
         notes: what its files hold and the program does not use, or reads otherwise than written: one line each.
     """
 
@@ -86,6 +87,7 @@ class Split:
     num_identities: int
     queries: list[Query] = field(default_factory=list)
     seen_identities: Bools | None = None
+    identity_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -137,6 +139,8 @@ class Dataset(abc.ABC):
 
     summary: ClassVar[str] = ""
     """One line for lists: what the dataset is and the folder layout it wants."""
+    fixed_queries: ClassVar[bool] = False
+    """Whether the test queries are a published list that galleries belong to, from which none can be left out."""
 
     def __init__(self, root: Path, config: DataConfig | None = None):
         self.root = root

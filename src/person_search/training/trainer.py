@@ -16,6 +16,7 @@ import torch
 from person_search.config import Config, with_settings
 from person_search.data.catalogue import notes_of, open_dataset
 from person_search.data.loading import Batch, TrainingOrder, raise_errors, training_batches
+from person_search.data.picture_sizes import check_sizes
 from person_search.data.scene import Dataset, Split
 from person_search.errors import CheckpointError, DataError, UsageError
 from person_search.models.acceleration import accelerate
@@ -129,6 +130,8 @@ def train(
                     log.warning("resuming with %s", line)
                 for line in notes_of(dataset, split, *([validation.split] if validation else [])):
                     log.warning("%s", line)
+                for checked in (split, *([validation.split] if validation else [])):
+                    check_sizes(checked)
                 make_run_folder(run_dir)
                 if config.data.skip_unreadable:
                     note_unreadable(run_dir, split, config.data.workers)

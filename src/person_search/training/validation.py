@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from person_search.config import Config, EvaluationConfig
-from person_search.data.catalogue import holdout_validation
+from person_search.data.catalogue import holdout_validation, open_split
 from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split, every_other_scene
 from person_search.errors import UsageError
 from person_search.evaluation.predict import predict
@@ -68,7 +68,7 @@ def training_and_validation(dataset: Dataset, config: Config) -> tuple[Split, Va
     A dataset's own validation split goes first; else ``validation_share`` of the training scenes are held out, also
     where training never validates on them: who holds scenes out may test on them later.
     """
-    train, share = dataset.split("train"), config.data.validation_share
+    train, share = open_split(dataset, "train"), config.data.validation_share
     wanted = config.training.validate_every > 0 or bool(config.training.validate_epochs)
     if dataset.has_validation():
         if share:
@@ -77,7 +77,7 @@ def training_and_validation(dataset: Dataset, config: Config) -> tuple[Split, Va
             )
         if not wanted:
             return train, None
-        held_out = dataset.split("val")
+        held_out = open_split(dataset, "val")
         return train, Validation(held_out, dataset.protocol(held_out, ProtocolOptions()))
     if share == 0:
         return train, None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from person_search.config import load_config
-from person_search.data.catalogue import open_dataset
+from person_search.data.catalogue import open_dataset, open_split
 from person_search.data.decode import read_image
 from person_search.data.scene import Boxes, Split
 from person_search.errors import UsageError
@@ -34,7 +34,7 @@ def report_run(run_dir: Path, out: Path, *, max_queries: int) -> Path:
     config = load_config(folder / "config.yaml")
     results = read_results(folder / RESULTS)
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
-    split = dataset.split("val" if results.split == "val" else "test")
+    split = open_split(dataset, "val" if results.split == "val" else "test")
     predictions = align(Predictions.load(folder / PREDICTIONS), split)
     return write_report(
         run_dir,
