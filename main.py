@@ -19,6 +19,7 @@ def execute(arguments: Sequence[str]) -> None:
     if asked.test and asked.checkpoint is None:
         raise UsageError("main.py: --is_test needs --load_ckpt FILE")
     from person_search.commands import run_evaluation, run_training
+    from person_search.training.checkpoints import LAST
 
     if asked.test:
         run_evaluation(
@@ -30,6 +31,12 @@ def execute(arguments: Sequence[str]) -> None:
             references=False,
         )
     elif asked.resume:
+        if asked.checkpoint is not None and asked.checkpoint.suffix and asked.checkpoint.name != LAST:
+            print(
+                f"--continue_train goes on with the newest good checkpoint in '{asked.checkpoint.parent}', whichever "
+                "--load_ckpt names",
+                file=sys.stderr,
+            )
         run_training(asked.config, resume=True)
     else:
         run_training(with_settings(asked.config, init_from=asked.checkpoint), resume=False)

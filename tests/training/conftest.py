@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,34 @@ class TinyDataset(Dataset):
 
     def has_validation(self) -> bool:
         return True
+
+
+def write_coco(root: Path) -> Path:
+    """The scenes of ``TinyDataset`` as COCO files in the new folder ``root``."""
+    (root / "images").mkdir(parents=True)
+    for name in ("train", "test"):
+        split = make_split(root / "images", name, 4 if name == "train" else 6, seed=0)
+        images = [
+            {"id": number, "file_name": scene.name, "width": WIDTH, "height": HEIGHT}
+            for number, scene in enumerate(split.scenes)
+        ]
+        boxes = [
+            {
+                "id": 100 * number + place,
+                "image_id": number,
+                "category_id": 1,
+                "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
+                "iscrowd": 0,
+                "person_id": int(identity),
+            }
+            for number, scene in enumerate(split.scenes)
+            for place, ((left, top, right, bottom), identity) in enumerate(
+                zip(scene.boxes.tolist(), scene.person_ids, strict=True)
+            )
+        ]
+        contents = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "person"}]}
+        (root / f"{name}.json").write_text(json.dumps(contents))
+    return root
 
 
 @pytest.fixture
