@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-import train_tiny
-from conftest import tiny_config
+from conftest import tiny_config, write_coco
 
 from person_search.config import to_yaml
 from person_search.training.checkpoints import LAST, read_checkpoint
@@ -24,21 +23,35 @@ pytestmark = [
 ]
 
 
+ENVIRONMENT = os.environ | {
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    "PYTHONPATH": os.pathsep.join(sys.path),
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def wait_for_step(process: subprocess.Popen[bytes], run_dir: Path, step: int) -> None:
+    """Until the run has a checkpoint of ``step`` or later."""
+    limit = time.monotonic() + 90
+    while not (run_dir / LAST).exists() or read_checkpoint(run_dir / LAST).training["position"]["step"] < step:
+        assert time.monotonic() < limit
+        assert process.poll() is None
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def running(tmp_path: Path):
     """A training of two processes under way, its second process's id, and its folder."""
-    config = tiny_config(tmp_path / "run", devices=2, max_epochs=10_000, checkpoint_every=1, batch_size=1)
+    run_dir, data = tmp_path / "a run", write_coco(tmp_path / "data")
+    config = tiny_config(
+        run_dir, dataset="coco", data_root=data, devices=2, max_epochs=10_000, checkpoint_every=1, batch_size=1
+    )
     (tmp_path / "run.yaml").write_text(to_yaml(config))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, train_tiny.__file__, str(tmp_path / "run.yaml"), str(tmp_path / "data")]
+    command = [sys.executable, "-m", "person_search", "train", "--config", str(tmp_path / "run.yaml")]
     with open(tmp_path / "messages", "w") as messages:
-        first = subprocess.Popen(command, env=environment, stdout=messages, stderr=messages)
+        first = subprocess.Popen(command, env=ENVIRONMENT, stdout=messages, stderr=messages)
     try:
-        limit = time.monotonic() + 90
-        while not (tmp_path / "run" / LAST).exists():
-            assert time.monotonic() < limit
-            assert first.poll() is None
-            time.sleep(0.05)
+        wait_for_step(first, run_dir, 1)
         (second,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
         yield first, int(second), tmp_path
     finally:
@@ -52,8 +65,19 @@ def test_the_first_process_says_that_another_died(running) -> None:
     assert first.wait(timeout=300) == 1
     (message,) = (line for line in (folder / "messages").read_text().splitlines() if line.startswith("error:"))
     assert "process 1 of this run ended by SIGKILL" in message
-    assert "--resume" in message
-    assert read_checkpoint(folder / "run" / LAST).training["position"]["step"] >= 1
+    taken = read_checkpoint(folder / "a run" / LAST).training["position"]["step"]
+    assert taken >= 1
+    command = message.partition("continue with: ")[2]
+    assert command == f"person-search train --run-dir '{folder}/a run' --resume"
+    # The shell becomes the command, so that the signal reaches it.
+    again = subprocess.Popen(["sh", "-c", f"exec {command}"], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_step(again, folder / "a run", taken + 2)
+        again.send_signal(signal.SIGINT)
+        assert again.wait(timeout=300) == 130
+    finally:
+        again.kill()
+        again.wait()
 
 
 STUCK = """
