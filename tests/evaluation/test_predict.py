@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from torchvision.io import write_png
 from person_search.config import Config, ModelConfig, with_settings
 from person_search.data.decode import read_image
 from person_search.data.scene import Query, Scene, Split, as_boxes
+from person_search.data.workers import LostWorkerError
 from person_search.errors import DataError
 from person_search.evaluation.predict import predict
 from person_search.models.building import build_model
@@ -146,3 +149,16 @@ def test_a_split_without_queries(model, split: Split) -> None:
     bare = Split("tiny", "test", split.image_root, split.scenes, 2)
     found = predict(model, bare, config())
     assert found.query_embeddings.shape == (0, found.embeddings.shape[1])
+
+
+def test_a_worker_killed_at_any_time_is_an_error_that_says_so(model, split: Split) -> None:
+    def kill(done: int, total: int) -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+
+    # The last scene of all cannot be read before somebody writes into it, so that the worker is still needed.
+    (split.image_root / "3.png").unlink()
+    os.mkfifo(split.image_root / "3.png")
+    with pytest.raises(LostWorkerError, match=r"Killed.*--workers"):
+        predict(model, split, config(workers=1, eval_batch_size=1), progress=kill)

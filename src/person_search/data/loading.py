@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from person_search.data.decode import UnreadableImageError, read_image
 from person_search.data.grouping import aspect_group, in_groups
 from person_search.data.picture_sizes import check_decoded
 from person_search.data.scene import Boxes, Scene, Split
+from person_search.data.workers import Batches
 from person_search.errors import DataError, UsageError
 from person_search.models.detections import Target
 
@@ -251,9 +250,9 @@ def mirror(boxes: Boxes, width: int) -> Boxes:
     return mirrored
 
 
-def training_batches(split: Split, order: TrainingOrder, *, workers: int, pin: bool) -> DataLoader[Any]:
-    """A loader of ``Batch`` in ``order``; a DataError met by a worker comes out in its batch's place."""
-    return _loader(TrainingScenes(split), collate_training, workers=workers, pin=pin, batch_sampler=order)
+def training_batches(split: Split, order: TrainingOrder, *, workers: int, pin: bool) -> Batches:
+    """A ``Batch`` at a time in ``order``; a DataError met by a worker comes out in its batch's place."""
+    return Batches(TrainingScenes(split), collate_training, workers=workers, pin=pin, batch_sampler=order)
 
 
 def scene_batches(
@@ -262,7 +261,7 @@ def scene_batches(
     """Images and scene numbers, in order, of all or some scenes. Raises DataError naming an unreadable image."""
     chosen = range(len(split.scenes)) if scenes is None else scenes
     dataset = WholeScenes(split, chosen)
-    loader = _loader(dataset, _keep_list, workers=workers, pin=pin, batch_size=batch_size)
+    loader = Batches(dataset, _keep_list, workers=workers, pin=pin, batch_size=batch_size)
     for batch in loader:
         good = list(raise_errors(batch))
         yield [image for image, _ in good], [number for _, number in good]
@@ -276,7 +275,7 @@ def unreadable_scenes(
     Leaving these out beforehand, and not when they are met, keeps batches full and the order the same on resuming.
     """
     bad: dict[int, UnreadableImageError] = {}
-    loader = _loader(_Readable(split, scenes), _keep_list, workers=workers, pin=False, batch_size=8)
+    loader = Batches(_Readable(split, scenes), _keep_list, workers=workers, pin=False, batch_size=8)
     done = 0
     for batch in loader:
         for number, error in batch:
@@ -325,26 +324,3 @@ def raise_errors(samples: Iterable[Any]) -> Iterator[Any]:
 
 def _keep_list(samples: list[Any]) -> list[Any]:
     return samples
-
-
-def _loader(
-    dataset: TorchDataset[Any], collate: Callable[[list[Any]], Any], *, workers: int, pin: bool, **batching: Any
-) -> DataLoader[Any]:
-    return DataLoader(
-        dataset,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin,
-        persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
-        # A generator of its own: the default draws a seed from the global one each epoch, and resuming in the
-        # middle of an epoch would then not continue the same random numbers.
-        generator=torch.Generator(),
-        **batching,
-    )
-
-
-def _start_worker(number: int) -> None:
-    """Leave Ctrl-C to the main process, which still wants its last batch, and let it end this one as usual."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -13,6 +13,7 @@ from torch import Tensor
 from person_search.config import Config, EvaluationConfig
 from person_search.data.loading import scene_batches
 from person_search.data.scene import Ints, Query, Scene, Split, as_boxes
+from person_search.data.workers import lost_workers_named
 from person_search.evaluation.overlaps import offsets_of
 from person_search.evaluation.predictions import Predictions
 from person_search.models.detections import Detections
@@ -40,14 +41,15 @@ def predict(
             (the people beside every query too), ``workers`` and ``precision``.
         progress: called with the scenes done and their number.
 
-    Raises DataError naming the path of an image that cannot be read: none is left out.
+    Raises DataError naming the path of an image that cannot be read: none is left out; LostWorkerError when a process
+    that decodes them is lost.
     """
     was_training = model.training
     model.eval()
     found: dict[int, Detections] = {}
     people: dict[int, Detections] = {}
     try:
-        with together():
+        with together(), lost_workers_named():
             for scenes, queries, looked in _looks(model, split, config):
                 # By now the next batch is on its way, and the device need not wait for this one's results to be kept.
                 kept = looked.wait()

@@ -18,6 +18,7 @@ from person_search.data.catalogue import notes_of, open_dataset
 from person_search.data.loading import Batch, TrainingOrder, raise_errors, training_batches
 from person_search.data.picture_sizes import check_sizes
 from person_search.data.scene import Dataset, Split
+from person_search.data.workers import lost_workers_named
 from person_search.errors import CheckpointError, DataError, UsageError
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
@@ -121,7 +122,7 @@ def train(
     changes = check_changes(run_dir, own, config) if start else changes_between(own or config, config)
     dataset = dataset or open_dataset(config.data.dataset, config.data.data_root, config.data)
     split, validation = training_and_validation(dataset, config)
-    with losses_named(resume_command(run_dir)):
+    with losses_named(resume_command(run_dir)), lost_workers_named():
         fabric, scaler = start_fabric(config.training)
         with together():
             agree_on_start(start)
