@@ -127,13 +127,11 @@ def test_workers_that_cannot_start_are_an_error_that_says_so(split: Split, monke
         list(scene_batches(split, batch_size=2, workers=1))
 
 
-def kill_children() -> None:
-    """Kill the workers of this process, once there are any."""
-    limit = time.monotonic() + 60
-    while not (children := multiprocessing.active_children()) and time.monotonic() < limit:
-        time.sleep(0.01)
-    for child in children:
-        child.kill()
+def kill_children(until: threading.Event) -> None:
+    """Kill the workers of this process as soon as there are any, again and again."""
+    while not until.wait(0.05):
+        for child in multiprocessing.active_children():
+            child.kill()
 
 
 def without_end(path: Path) -> None:
@@ -157,6 +155,7 @@ def test_a_killed_worker_ends_the_wait_for_it(split: Split, kind: str) -> None:
     killer.start()
     with pytest.raises(LostWorkerError, match=r"lost \(DataLoader worker \(pid.*memory.*--workers") as caught:
         waits[kind]()
+    over.set()
     killer.join()
     assert "\n" not in str(caught.value)
 
@@ -167,7 +166,8 @@ def test_a_worker_killed_while_its_batch_is_worked_on_is_named_too(split: Split)
 
     def work() -> None:
         next(batches)
-        kill_children()
+        for child in multiprocessing.active_children():
+            child.kill()
         limit = time.monotonic() + 60
         while time.monotonic() < limit:
             time.sleep(0.01)
