@@ -150,8 +150,8 @@ def test_a_killed_worker_ends_the_wait_for_it(split: Split, kind: str) -> None:
         "scenes": lambda: list(scene_batches(split, batch_size=2, workers=2)),
         "unreadable": lambda: unreadable_scenes(split, range(COUNT), workers=2),
     }
-    # Not before torch watches its workers: a process forked while they are killed may never have begun.
-    killer = threading.Thread(target=kill_children, args=[2])
+    over = threading.Event()
+    killer = threading.Thread(target=kill_children, args=[over])
     killer.start()
     with pytest.raises(LostWorkerError, match=r"lost \(DataLoader worker \(pid.*memory.*--workers") as caught:
         waits[kind]()
