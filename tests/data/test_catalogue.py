@@ -7,15 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from person_search.config import DataConfig
 from person_search.data.catalogue import (
     PUBLISHED,
     SplitStatistics,
     check_published,
-    holdout_validation,
     open_dataset,
     open_split,
     split_statistics,
@@ -37,73 +34,10 @@ def train_split(scenes: list[Scene]) -> Split:
     return Split("coco", "train", Path("x"), scenes, max(count, 0))
 
 
-def pictures(seed: int, scenes: int, identities: int) -> Split:
-    generator = np.random.default_rng(seed)
-    return train_split(
-        [
-            scene(f"{n}.jpg", (generator.permutation(identities + 1)[: generator.integers(0, 4)] - 1).tolist())
-            for n in range(scenes)
-        ]
-    )
-
-
-def originals(split: Split, train: Split) -> list[tuple[str, list[int]]]:
-    ids = {s.name: s.person_ids.tolist() for s in train.scenes}
-    return [(s.name, ids[s.name]) for s in split.scenes]
-
-
 def test_first_box_queries() -> None:
     scenes = [scene("a", [-1, 1, 0]), scene("b", [2, 2]), scene("c", [0, 1]), scene("d", [0])]
     queries = first_box_queries(scenes, 3)
     assert [(q.scene, q.person_id, q.box[0]) for q in queries] == [(0, 0, 2.0), (0, 1, 1.0)]
-
-
-@given(seed=st.integers(0, 1000), count=st.integers(4, 40), identities=st.integers(1, 20), share=st.floats(0.2, 0.6))
-def test_pictures_are_held_out_by_identity(seed: int, count: int, identities: int, share: float) -> None:
-    whole = pictures(seed, count, identities)
-    train, val = holdout_validation(whole, share, seed)
-    assert (train.name, val.name) == ("train", "val")
-    assert len(val.scenes) == round(share * count)
-    assert sorted(s.name for s in [*train.scenes, *val.scenes]) == sorted(s.name for s in whole.scenes)
-    for part in (train, val):
-        old = sorted({person for _, ids in originals(part, whole) for person in ids} - {-1})
-        new = {person for s in part.scenes for person in s.person_ids.tolist()} - {-1}
-        assert new == set(range(part.num_identities))
-        # Same people in the same boxes under their new, ordered numbers.
-        for s, (_, ids) in zip(part.scenes, originals(part, whole), strict=True):
-            assert [old[k] if k >= 0 else -1 for k in s.person_ids] == ids
-    kept = {person for _, ids in originals(train, whole) for person in ids}
-    held = sorted({person for _, ids in originals(val, whole) for person in ids} - {-1})
-    assert val.seen_identities is not None
-    assert val.seen_identities.tolist() == [person in kept for person in held]
-    again = holdout_validation(whole, share, seed)[1]
-    assert [s.name for s in again.scenes] == [s.name for s in val.scenes]
-
-
-def test_held_out_identities_can_be_searched() -> None:
-    pairs = train_split([scene(f"{n}.jpg", [n % 20, -1]) for n in range(40)])
-    train, val = holdout_validation(pairs, 0.25, 3)
-    assert len(val.queries) == val.num_identities == 5
-    assert train.num_identities == 15
-    assert val.seen_identities is not None
-    assert not val.seen_identities.any()
-    assert all((s.person_ids[1] == -1) for s in val.scenes)
-    other = holdout_validation(pairs, 0.25, 4)[1]
-    assert [s.name for s in other.scenes] != [s.name for s in val.scenes]
-
-
-def test_videos_are_held_out_in_one_piece() -> None:
-    frames = [scene(f"{v}{t}.jpg", [0], sequence=v, time=float(t)) for t in (3, 1, 0, 2) for v in "ab"]
-    train, val = holdout_validation(train_split(frames), 0.5, 0)
-    assert sorted(s.name for s in val.scenes) == ["a2.jpg", "a3.jpg", "b2.jpg", "b3.jpg"]
-    assert len(train.scenes) == 4
-    assert [(q.scene, val.scenes[q.scene].name) for q in val.queries] == [(0, "a3.jpg")]
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0, 0.01])
-def test_empty_parts_are_refused(share: float) -> None:
-    with pytest.raises(UsageError, match="validation_share"):
-        holdout_validation(pictures(0, 10, 3), share, 0)
 
 
 class Fixed(Dataset):

@@ -1,19 +1,16 @@
-"""Opens datasets by name, holds out validation scenes, and counts what is in them."""
+"""Opens datasets by name and counts what is in them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
-
-import numpy as np
 
 from person_search.config import DataConfig
 from person_search.data.identity_checks import odd_identities, without_identities
 from person_search.data.picture_sizes import compare_sizes
-from person_search.data.queries import first_box_queries
-from person_search.data.scene import UNLABELLED, Bools, Dataset, Ints, Scene, Split, SplitName
+from person_search.data.scene import Dataset, Split, SplitName
 from person_search.errors import DataError, UsageError
 from person_search.registry import datasets, import_modules
 
@@ -37,92 +34,6 @@ def open_split(dataset: Dataset, name: SplitName) -> Split:
     else:
         split = without_identities(split, nobody)
     return replace(split, notes=(*split.notes, *odd_identities(split)))
-
-
-def holdout_validation(train: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """Part of the training scenes as a validation split: ``(training, validation)``.
-
-    Of every video its last ``share`` (0..1) is held out, in one piece, so that neighbouring frames stay together.
-    Single pictures are held out by identity: all scenes of identities drawn with ``seed``, so that these can be
-    searched and are unknown to the model. Both splits number the identities they hold from 0 in the old order;
-    validation queries are the first box of every identity in two or more of its scenes, and ``seen_identities``
-    tells which are in training too. Raises UsageError when either part would be empty.
-    """
-    scenes = train.scenes
-    if not 0 < share < 1:
-        raise UsageError(f"validation_share {share:g}: expected a share above 0 and below 1")
-    if scenes and all(scene.sequence is not None and scene.time is not None for scene in scenes):
-        held = _last_of_each_video(scenes, share)
-    else:
-        held = _by_identity(scenes, share, seed)
-    if held.all() or not held.any():
-        raise UsageError(
-            f"validation_share {share:g} of {len(scenes)} training scenes leaves {int(held.sum())} to validate and "
-            f"{int((~held).sum())} to train on; expected some of both, change --validation-share"
-        )
-    kept, kept_ids = _renumbered([scene for scene, out in zip(scenes, held, strict=True) if not out])
-    validation, ids = _renumbered([scene for scene, out in zip(scenes, held, strict=True) if out])
-    return (
-        replace(train, scenes=kept, num_identities=len(kept_ids), identity_names=_names(train, kept_ids)),
-        replace(
-            train,
-            name="val",
-            scenes=validation,
-            num_identities=len(ids),
-            queries=first_box_queries(validation, len(ids)),
-            seen_identities=np.isin(ids, kept_ids),
-            identity_names=_names(train, ids),
-        ),
-    )
-
-
-def _names(split: Split, identities: Ints) -> tuple[str, ...]:
-    return tuple(split.identity_names[identity] for identity in identities) if split.identity_names else ()
-
-
-def _last_of_each_video(scenes: Sequence[Scene], share: float) -> Bools:
-    held = np.zeros(len(scenes), dtype=bool)
-    videos: dict[str, list[int]] = {}
-    for number, scene in enumerate(scenes):
-        videos.setdefault(str(scene.sequence), []).append(number)
-    for numbers in videos.values():
-        numbers.sort(key=lambda number: scenes[number].time or 0.0)
-        held[numbers[len(numbers) - round(share * len(numbers)) :]] = True
-    return held
-
-
-def _by_identity(scenes: Sequence[Scene], share: float, seed: int) -> Bools:
-    generator = np.random.default_rng(seed)
-    wanted = round(share * len(scenes))
-    held = np.zeros(len(scenes), dtype=bool)
-    places: dict[int, list[int]] = {}
-    for number, scene in enumerate(scenes):
-        for identity in np.unique(scene.person_ids[scene.person_ids >= 0]).tolist():
-            places.setdefault(identity, []).append(number)
-    identities = sorted(identity for identity, numbers in places.items() if len(numbers) > 1)
-    for identity in generator.permutation(identities).tolist():
-        added = held.copy()
-        added[places[identity]] = True
-        if added.sum() <= wanted:
-            held = added
-        if held.sum() == wanted:
-            return held
-    rest = np.flatnonzero(~held)
-    held[generator.permutation(rest)[: wanted - int(held.sum())]] = True
-    return held
-
-
-def _renumbered(scenes: Sequence[Scene]) -> tuple[list[Scene], Ints]:
-    """``scenes`` with their identities numbered from 0, and the old numbers of those."""
-    ids = np.unique(np.concatenate([np.zeros(0, np.int64), *(scene.person_ids for scene in scenes)]))
-    ids = ids[ids >= 0]
-    return [
-        replace(
-            scene,
-            person_ids=np.where(scene.person_ids >= 0, np.searchsorted(ids, scene.person_ids), UNLABELLED),
-        )
-        for scene in scenes
-    ], ids
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,10 @@ class MotDataset(Dataset):
         cameras = ", cross-camera" if options.cross_camera else ""
         return replace(protocol, name=f"at least {self.config.mot_min_gap:g} s apart{cameras}")
 
+    def held_out_queries(self, scenes: Sequence[Scene], num_identities: int) -> list[Query]:
+        """The boxes of those seen again in ``scenes`` as late as in the test."""
+        return _queries_seen_again(list(scenes), self.config.mot_min_gap)
+
     def _folders(self) -> list[Path]:
         if not self.root.is_dir():
             raise DataError(f"data root '{self.root}' is not a folder; expected {LAYOUT}")

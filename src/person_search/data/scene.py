@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -159,10 +160,23 @@ class Dataset(abc.ABC):
         return ()
 
     def protocol(self, split: Split, options: ProtocolOptions) -> Protocol:
-        """Galleries and truths of ``split.queries``. Default: every scene but the query's own."""
+        """Galleries and truths of ``split.queries``. Default: every scene but the query's own.
+
+        Scenes of video that were held out of training are asked for too, with ``held_out_queries``.
+        """
         if options.gallery_size is not None:
             raise UsageError(f"dataset '{split.dataset}' has no gallery sizes; leave --gallery-size out")
         return every_other_scene(split, cross_camera=options.cross_camera)
+
+    def held_out_queries(self, scenes: Sequence[Scene], num_identities: int) -> list[Query]:
+        """Searches in training ``scenes`` held out for validation, person ids being below ``num_identities``.
+
+        Default: the first box of everybody in two scenes or more.
+        """
+        # Imported here because those queries are made of the types above.
+        from person_search.data.queries import first_box_queries
+
+        return first_box_queries(scenes, num_identities)
 
 
 def refuse_validation(dataset: str, name: SplitName) -> None:

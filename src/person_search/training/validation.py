@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 from person_search.config import Config, EvaluationConfig
-from person_search.data.catalogue import holdout_validation, open_split
-from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split, every_other_scene
-from person_search.errors import UsageError
+from person_search.data.catalogue import open_split
+from person_search.data.holdout import hold_out, validation_protocol, validation_split
+from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
 from person_search.evaluation.predict import predict
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.results import Results, score
@@ -68,18 +68,17 @@ def training_and_validation(dataset: Dataset, config: Config) -> tuple[Split, Va
     A dataset's own validation split goes first; else ``validation_share`` of the training scenes are held out, also
     where training never validates on them: who holds scenes out may test on them later.
     """
-    train, share = open_split(dataset, "train"), config.data.validation_share
+    share, seed = config.data.validation_share, config.training.seed
     wanted = config.training.validate_every > 0 or bool(config.training.validate_epochs)
+    held_out: Split | None = None
     if dataset.has_validation():
-        if share:
-            raise UsageError(
-                f"dataset '{train.dataset}' has a validation split of its own; leave --validation-share out"
-            )
-        if not wanted:
-            return train, None
-        held_out = open_split(dataset, "val")
-        return train, Validation(held_out, dataset.protocol(held_out, ProtocolOptions()))
-    if share == 0:
+        train = open_split(dataset, "train")
+        if wanted or share:
+            held_out = validation_split(dataset, share, seed)
+    elif share:
+        train, held_out = hold_out(dataset, share, seed)
+    else:
+        train = open_split(dataset, "train")
+    if held_out is None or not wanted:
         return train, None
-    train, held_out = holdout_validation(train, share, config.training.seed)
-    return train, Validation(held_out, every_other_scene(held_out)) if wanted else None
+    return train, Validation(held_out, validation_protocol(dataset, held_out, ProtocolOptions()))
