@@ -26,9 +26,10 @@ def execute(arguments: Sequence[str]) -> None:
             asked.checkpoint,
             asked.config,
             overrides=asked.overrides,
-            out=asked.config.training.run_dir / "evaluation",
+            out=None,
             split_name="test",
             references=False,
+            home=asked.config.training.run_dir,
         )
     elif asked.resume:
         if asked.checkpoint is not None and asked.checkpoint.suffix and asked.checkpoint.name != LAST:

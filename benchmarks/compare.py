@@ -25,12 +25,13 @@ from typing import Any
 from comparison_page import CHANCE, VARIANTS, Entry, comparison, put_section
 
 from person_search.cli import run
-from person_search.commands import console, protocols_of, run_synthesis
+from person_search.commands import console, run_synthesis
 from person_search.config import Config, load_config, with_settings
 from person_search.data.catalogue import open_dataset
 from person_search.errors import PersonSearchError, UsageError
 from person_search.evaluation.chance import random_ranking
 from person_search.evaluation.results import Results, score
+from person_search.evaluation.task import protocols_of
 from person_search.files import replace_text
 from person_search.synth.settings import SynthConfig
 

@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 
 from person_search.cli import run
-from person_search.commands import console, load_for_test, predictions_of, protocols_of, run_evaluation, run_training
+from person_search.commands import console, load_for_test, predictions_of, run_evaluation, run_training
 from person_search.config import Config, load_config, with_settings
 from person_search.data.catalogue import open_dataset
 from person_search.evaluation.results import Results, score
 from person_search.evaluation.tables import metrics_table
+from person_search.evaluation.task import protocols_of
 from person_search.models.loading import find_checkpoint, open_checkpoint
 from person_search.visualize.run_report import report_run
 
@@ -93,7 +94,7 @@ def main(arguments: list[str]) -> None:
     after = evaluated(options.out, config)
     rows = [("synthetic only", before), ("fine-tuned", after)]
     console.print(metrics_table(rows, title=f"{options.folder.name}, per cent"))
-    page = report_run(options.out, options.out / "report", max_queries=24)
+    page = report_run(options.out, options.out / "report", max_queries=24).page
     console.print(f"fine-tuning took {minutes:.1f} minutes; report: {page}", soft_wrap=True)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from person_search.config import ModelConfig
+from person_search.evaluation.files import evaluations_of
 from person_search.evaluation.predictions import Predictions
 from person_search.models.building import build_model
 from person_search.training.checkpoints import Checkpoint, save_checkpoint
@@ -68,6 +69,12 @@ def evaluated(run_dir):
     return person_search("evaluate", "--checkpoint", run_dir, "--search-threshold", 0, "--references").stdout
 
 
+@pytest.fixture(scope="module")
+def evaluation(evaluated, run_dir):
+    (only,), _ = evaluations_of(run_dir)
+    return only.folder
+
+
 def test_training_leaves_a_complete_run_folder(run_dir):
     names = {path.name for path in run_dir.iterdir()}
     assert {"config.yaml", "metrics.jsonl", "last.pt", "best.pt", "epoch-001.pt"} <= names
@@ -77,30 +84,30 @@ def test_training_leaves_a_complete_run_folder(run_dir):
     assert any(path.name.startswith("events.out") for path in run_dir.rglob("*"))
 
 
-def test_evaluation_writes_predictions_and_results_and_prints_the_reference_rows(evaluated, run_dir):
+def test_evaluation_writes_predictions_and_results_and_prints_the_reference_rows(evaluated, evaluation):
     assert "untrained, true boxes" in evaluated
     assert "random, true boxes" in evaluated
-    results = json.loads((run_dir / "evaluation" / "results.json").read_text())
-    assert results["scenes"] == len(Predictions.load(run_dir / "evaluation" / "predictions.npz").scene_names)
+    results = json.loads((evaluation / "results.json").read_text())
+    assert results["scenes"] == len(Predictions.load(evaluation / "predictions.npz").scene_names)
     assert len(results["queries"]) == results["search"][0]["queries"] + results["search"][0]["left_out"]
     assert all(len(query["top"]) <= 10 for query in results["queries"])
 
 
-def test_predict_then_score_equals_evaluate(evaluated, run_dir, dataset, tmp_path):
+def test_predict_then_score_equals_evaluate(evaluation, run_dir, dataset, tmp_path):
     file, results = tmp_path / "predictions.npz", tmp_path / "results.json"
     person_search("predict", "--checkpoint", run_dir, "--predictions", file)
     person_search(
         "score", "--data-root", dataset, "--predictions", file, "--json", results, "--search-threshold", 0,
         "--per-query", tmp_path / "queries.csv",
     )  # fmt: skip
-    assert json.loads(results.read_text()) == json.loads((run_dir / "evaluation" / "results.json").read_text())
+    assert json.loads(results.read_text()) == json.loads((evaluation / "results.json").read_text())
     assert len((tmp_path / "queries.csv").read_text().splitlines()) == 1 + len(Predictions.load(file).query_embeddings)
 
 
-def test_scoring_needs_no_images(evaluated, run_dir, dataset, tmp_path):
+def test_scoring_needs_no_images(evaluation, dataset, tmp_path):
     bare = tmp_path / "annotations-only"
     shutil.copytree(dataset, bare, ignore=shutil.ignore_patterns("*.jpg"))
-    scored = person_search("score", "--data-root", bare, "--predictions", run_dir / "evaluation" / "predictions.npz")
+    scored = person_search("score", "--data-root", bare, "--predictions", evaluation / "predictions.npz")
     assert "mAP" in scored.stdout
 
 
@@ -129,7 +136,7 @@ def test_a_checkpoint_by_itself_is_evaluated_and_reported(run_dir, dataset, tmp_
     person_search("report", "--run-dir", tmp_path, "--out", tmp_path / "report")
     page = (tmp_path / "report" / "index.html").read_text()
     assert 'id="scenes"' in page
-    assert 'id="proposals"' not in page
+    assert 'id="proposals"' in page
 
 
 def test_the_readme_example_runs(run_dir, dataset, tmp_path):

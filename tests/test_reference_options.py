@@ -126,7 +126,8 @@ def test_the_published_test_command(called, train_config):
     ((name, (checkpoint, config), options),) = called
     assert (name, checkpoint, config) == ("run_evaluation", Path("best.pth"), train_config(OURS))
     assert options["overrides"] == {"method": "baseline", "levels": ("C5",), "reid_loss": "oim"}
-    assert options["out"] == Path("checkpoints/cuhk-sysu_baseline_C5_oim/evaluation")
+    assert options["out"] is None
+    assert options["home"] == Path("checkpoints/cuhk-sysu_baseline_C5_oim")
     assert options["split_name"] == "test"
 
 

@@ -85,7 +85,8 @@ def evaluate(arguments: Sequence[str]) -> None:
                 "out",
                 described(
                     Path | None,
-                    "folder for predictions.npz and results.json (default: evaluation/ beside the checkpoint)",
+                    "folder to write: predictions, results, record (default: one of its own in evaluation/ beside the "
+                    "checkpoint)",
                 ),
                 None,
             ),
@@ -299,6 +300,11 @@ def report(arguments: Sequence[str]) -> None:
         "Write the report page of a run that was evaluated: metrics, curves, example scenes, ranking lists.",
         [
             ("run_dir", described(Path | None, "run folder, with evaluation/ in it"), None),
+            (
+                "evaluation",
+                described(Path | None, "which one: a folder's name in evaluation/, or a path; default: the newest"),
+                None,
+            ),
             ("out", described(Path, "folder to write; index.html is the page"), Path("report")),
             ("max_queries", described(int, "ranking lists shown, at most"), 24),
         ],
@@ -306,7 +312,12 @@ def report(arguments: Sequence[str]) -> None:
     options = parse_flags(kind, arguments, prog="person-search report")
     from person_search.commands import run_report
 
-    run_report(required(options.run_dir, "--run-dir"), options.out, max_queries=options.max_queries)
+    run_report(
+        required(options.run_dir, "--run-dir"),
+        options.out,
+        evaluation=options.evaluation,
+        max_queries=options.max_queries,
+    )
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -15,17 +15,19 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from person_search.config import Config, to_yaml
-from person_search.data.catalogue import SplitStatistics, check_published, notes_of, open_dataset, open_split, survey
+from person_search.config import Config
+from person_search.data.catalogue import SplitStatistics, check_published, notes_of, open_dataset, survey
 from person_search.data.picture_sizes import check_sizes
-from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
-from person_search.errors import UsageError
+from person_search.data.scene import Dataset, Protocol, Split
+from person_search.errors import PersonSearchError, UsageError
 from person_search.evaluation.chance import random_ranking
 from person_search.evaluation.compare import changed_table, compare, comparison_table
-from person_search.evaluation.files import EVALUATION, PREDICTIONS, RESULTS, write_references
+from person_search.evaluation.files import EVALUATION, refuse_others, write_evaluation
 from person_search.evaluation.predictions import Predictions
+from person_search.evaluation.record import make_record
 from person_search.evaluation.results import Results, score, write_results
 from person_search.evaluation.tables import metrics_table, percent, write_per_query
+from person_search.evaluation.task import protocols_of, refuse_other_holdout, split_to_test
 from person_search.files import whole_file
 from person_search.registry import import_modules
 from person_search.synth.settings import SynthConfig
@@ -67,7 +69,7 @@ def run_prediction(checkpoint: Path, config: Config, *, overrides: dict[str, Any
     """Write the predictions file of a checkpoint."""
     stored = load_for_test(checkpoint, config, overrides)
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
-    split = test_split(dataset, split_name)
+    split = split_of_checkpoint(dataset, split_name, config, stored)
     predictions = predictions_of(stored.model, split, config)
     if predictions is None:
         return
@@ -85,7 +87,7 @@ def run_scoring(
     """Score a predictions file and print the table."""
     predictions = Predictions.load(predictions_file)
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
-    split = test_split(dataset, split_name)
+    split = test_split(dataset, split_name, config)
     results = score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
     console.print(metrics_table([(predictions_file.stem, results)]))
     print_notes(results.notes)
@@ -103,29 +105,33 @@ def run_evaluation(
     out: Path | None,
     split_name: str,
     references: bool,
+    home: Path | None = None,
 ) -> None:
-    """Predict, score, print the table, and write both beside the checkpoint (or to ``out``)."""
+    """Predict, score, print the table, and write ``out``, or else a folder of its own below ``home``.
+
+    ``home`` is the folder of the checkpoint, unless it is given.
+    """
     stored = load_for_test(checkpoint, config, overrides)
     model = stored.model
+    config = config.model_copy(update={"model": model.config})
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
-    split = test_split(dataset, split_name)
+    split = split_of_checkpoint(dataset, split_name, config, stored)
     protocols = protocols_of(dataset, split, config)
-    folder = out or (checkpoint if checkpoint.is_dir() else checkpoint.parent) / EVALUATION
+    record = make_record(
+        checkpoint=stored.file, model_id=stored.model_id, stored=stored.config, split=split, config=config
+    )
+    folder = out or (home or stored.file.parent) / EVALUATION / record.name
+    refuse_others(folder, record)
     predictions = predictions_of(model, split, config)
-    if predictions is not None:
-        replace(predictions, model_id=stored.model_id).save(folder / PREDICTIONS)
     untrained = untrained_predictions(model, split, config) if references else None
     if predictions is None:
         return
     results = score(predictions, split, protocols, config.evaluation)
-    write_results(results, folder / RESULTS)
-    with whole_file(folder / "config.yaml", "settings") as file:
-        file.write(to_yaml(config).encode())
-    others = [] if untrained is None else reference_results(untrained, split, protocols, config)
-    write_references(folder, others)
+    others = reference_results(untrained, split, protocols, config) if references else []
+    write_evaluation(folder, record, replace(predictions, model_id=record.model_id), results, others)
     console.print(metrics_table([("trained", results), *others]))
     print_notes(results.notes)
-    console.print(f"wrote {folder / PREDICTIONS} and {folder / RESULTS} (model id {stored.model_id})", soft_wrap=True)
+    console.print(f"model id {record.model_id}; wrote {folder}", soft_wrap=True, markup=False, highlight=False)
 
 
 def run_comparison(
@@ -136,7 +142,7 @@ def run_comparison(
         raise UsageError(f"--samples {samples} --changed {changed}: expected at least 1 and 0")
     one, other = Predictions.load(first), Predictions.load(second)
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
-    split = test_split(dataset, split_name)
+    split = test_split(dataset, split_name, config)
     comparison = compare(
         one, other, split, protocols_of(dataset, split, config), config.evaluation, samples=samples, queries=changed
     )
@@ -263,36 +269,35 @@ def hits_table(hits: Sequence[Found], gallery: Path) -> Table:
     return table
 
 
-def run_report(run_dir: Path, out: Path, *, max_queries: int) -> None:
-    """Write the report page of an evaluated run."""
+def run_report(run_dir: Path, out: Path, *, evaluation: Path | None, max_queries: int) -> None:
+    """Write the report page of an evaluated run, and say which of its evaluations it shows."""
     from person_search.visualize.run_report import report_run
 
-    page = report_run(run_dir, out, max_queries=max_queries)
-    console.print(f"report: {page}", soft_wrap=True)
+    report = report_run(run_dir, out, evaluation=evaluation, max_queries=max_queries)
+    for note in report.notes:
+        messages.print(note, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"evaluation: {report.record}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"report: {report.page}", soft_wrap=True, markup=False, highlight=False)
 
 
-def test_split(dataset: Dataset, name: str) -> Split:
+def test_split(dataset: Dataset, name: str, config: Config) -> Split:
     """The split to evaluate, its notes printed. Raises UsageError for a name that is none."""
-    if name not in ("test", "val"):
-        raise UsageError(f"--split {name}: expected test or val")
-    split = open_split(dataset, "val" if name == "val" else "test")
+    split = split_to_test(dataset, name, config)
     print_notes(notes_of(dataset, split))
     return split
+
+
+def split_of_checkpoint(dataset: Dataset, name: str, config: Config, stored: StoredModel) -> Split:
+    """``test_split``, which for ``"val"`` must be what the run of the checkpoint held out. Raises UsageError."""
+    if name == "val":
+        refuse_other_holdout(dataset, config, stored.file.parent)
+    return test_split(dataset, name, config)
 
 
 def print_notes(lines: Sequence[str]) -> None:
     """Warn of what files hold and the program does not use."""
     for line in lines:
         messages.print(f"warning: {line}", soft_wrap=True, markup=False, highlight=False)
-
-
-def protocols_of(dataset: Dataset, split: Split, config: Config) -> list[Protocol]:
-    """One protocol per gallery size asked for, or the dataset's standard one."""
-    evaluation = config.evaluation
-    return [
-        dataset.protocol(split, ProtocolOptions(gallery_size=size, cross_camera=evaluation.cross_camera))
-        for size in evaluation.gallery_size or (None,)
-    ]
 
 
 def load_for_test(checkpoint: Path, config: Config, overrides: dict[str, Any]) -> StoredModel:
@@ -322,27 +327,40 @@ def predictions_of(model: PersonSearchModel, split: Split, config: Config) -> Pr
 
 
 def untrained_predictions(model: PersonSearchModel, split: Split, config: Config) -> Predictions | None:
-    """The embeddings that ``model`` without training gives the true boxes."""
+    """The embeddings that ``model`` gives the true boxes as it was before its training, pretrained weights included.
+
+    None, and a warning, where those weights are not at hand; None in all processes but the first.
+    """
     import torch
 
     from person_search.models.building import build_model
+    from person_search.models.distributed import everyones, rank
 
     torch.manual_seed(config.training.seed)
-    untrained = build_model(model.config, model.num_identities, load_weights=False).to(model.device)
+    reason = None
+    try:
+        untrained = build_model(model.config, model.num_identities).to(model.device)
+    except PersonSearchError as error:
+        reason = str(error)
+    # A process without the weights must not leave the others waiting for its share of the scenes.
+    reason = next((each for each in everyones(reason) if each is not None), None)
+    if reason is not None:
+        if rank() == 0:
+            print_notes([f"the row of the untrained model is left out: {reason}"])
+        return None
     true_boxes = config.evaluation.model_copy(update={"use_gt_boxes": True, "cbgm": False})
     on_true_boxes = config.model_copy(update={"evaluation": true_boxes})
     return predictions_of(untrained, split, on_true_boxes)
 
 
 def reference_results(
-    untrained: Predictions, split: Split, protocols: list[Protocol], config: Config
+    untrained: Predictions | None, split: Split, protocols: list[Protocol], config: Config
 ) -> list[tuple[str, Results]]:
-    """Search on true boxes without training, and by chance: what the numbers are to be seen against."""
+    """Search on true boxes without training, where it was predicted, and by chance: what to see the numbers against."""
     true_boxes = config.evaluation.model_copy(update={"use_gt_boxes": True, "cbgm": False})
-    return [
-        ("untrained, true boxes", score(untrained, split, protocols, true_boxes)),
-        ("random, true boxes", random_ranking(split, protocols, config.evaluation, seed=config.training.seed)),
-    ]
+    chance = random_ranking(split, protocols, config.evaluation, seed=config.training.seed)
+    rows = [] if untrained is None else [("untrained, true boxes", score(untrained, split, protocols, true_boxes))]
+    return [*rows, ("random, true boxes", chance)]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from person_search.data.catalogue import (
     split_statistics,
     survey,
 )
+from person_search.data.holdout import holdout_validation
 from person_search.data.prw import PrwDataset
 from person_search.data.queries import first_box_queries
 from person_search.data.scene import Dataset, Scene, Split, SplitName, as_boxes

@@ -127,7 +127,7 @@ def test_nobody_to_search_for_is_said(tmp_path: Path) -> None:
     _, held_out = hold_out(mot(tmp_path), 0.2, 0)
     assert held_out.queries == []
     assert held_out.notes == (
-        "nobody can be searched in the 4 scenes held out for validation; detection alone is judged",
+        "nobody in the 4 scenes held out for validation can be searched; detection alone is judged",
     )
 
 
@@ -163,7 +163,7 @@ def test_the_validation_split_is_what_training_held_out() -> None:
 def test_the_dataset_s_own_validation_split_goes_first() -> None:
     dataset = Pictures(Path("x"))
     dataset.own = train_split([scene("own.jpg", [0])])
-    assert validation_split(dataset, 0.0, 0) is dataset.own
+    assert validation_split(dataset, 0.0, 0).scenes is dataset.own.scenes
     assert validation_protocol(dataset, dataset.own, ProtocolOptions()) == "its own"
     with pytest.raises(UsageError, match="validation split of its own"):
         validation_split(dataset, 0.3, 0)

@@ -9,12 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
-from person_search.config import Config, to_yaml
+from person_search import __version__
+from person_search.config import Config, ModelConfig, to_yaml, with_settings
 from person_search.data.scene import Scene, Split, as_boxes
 from person_search.errors import DataError, PersonSearchError, UsageError
 from person_search.evaluation.detection import detection_metrics
 from person_search.evaluation.ignore import without_ignored
 from person_search.evaluation.predictions import Predictions
+from person_search.evaluation.record import make_record
 from person_search.visualize.report import percent, write_report
 from person_search.visualize.report_pictures import Layer, Pictures
 from person_search.visualize.report_queries import choose_queries
@@ -131,6 +133,9 @@ def write(run_dir, out, **changes):
         "predictions": detections_of(split),
         "proposals": detections_of(split),
         "reference_rows": [{"name": "random ranking", "map": 0.0123, "top1": 0.02, "top5": 0.03, "top10": 0.04}],
+        "record": make_record(
+            checkpoint=run_dir / "<best>.pt", model_id="0123", stored=ModelConfig(), split=split, config=Config()
+        ),
         "read_image": read_image,
     }
     index = write_report(run_dir, out, **(arguments | changes))
@@ -188,7 +193,7 @@ def test_what_is_not_there_leaves_out_its_section(tmp_path):
     run.mkdir()
     results = {"dataset": "synthetic", "split": "test", "scenes": 0, "detections": 0, "search": [], "queries": []}
     page = write(run, tmp_path / "report", results=results, predictions={}, proposals=None, reference_rows=[])
-    assert page.ids == {"metrics"}
+    assert page.ids == {"metrics", "configuration"}
     assert not page.all("img")
 
 
@@ -230,9 +235,28 @@ def test_pictures_are_read_below_the_image_root(run_dir, tmp_path):
     assert {path.parent.name for path in read} == {"images"}
 
 
-def test_a_broken_config_is_left_out(run_dir, tmp_path):
-    (run_dir / "config.yaml").write_text("a: [", encoding="utf-8")
-    assert "configuration" not in write(run_dir, tmp_path / "report").ids
+@pytest.mark.parametrize("broken", ["a: [", "training: 3", "- 1"])
+def test_of_a_broken_config_only_the_training_is_left_out(run_dir, tmp_path, broken):
+    (run_dir / "config.yaml").write_text(broken, encoding="utf-8")
+    text = write(run_dir, tmp_path / "report").text
+    assert "backbone resnet50" in text
+    assert "max_epochs" not in text
+
+
+def test_the_settings_are_those_evaluated_with_and_of_the_run_its_training(run_dir, tmp_path):
+    run = with_settings(Config(), max_epochs=77, backbone="resnet18", dataset="prw", seed=3)
+    (run_dir / "config.yaml").write_text(to_yaml(run), encoding="utf-8")
+    text = write(run_dir, tmp_path / "report").text
+    assert "max_epochs: 77" in text
+    assert "backbone resnet50" in text
+    assert "dataset: synthetic" in text
+    assert "seed: 0" in text
+
+
+def test_the_page_says_what_was_evaluated(run_dir, tmp_path):
+    text = write(run_dir, tmp_path / "report").text
+    assert f"{run_dir.resolve()}/<best>.pt, model id 0123" in text
+    assert f"person-search {__version__}" in text
 
 
 def test_configuration_is_summed_up_and_shown_whole(run_dir, tmp_path):

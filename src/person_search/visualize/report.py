@@ -12,6 +12,7 @@ import yaml
 
 from person_search.data.scene import Split
 from person_search.errors import PersonSearchError, UsageError
+from person_search.evaluation.record import Record
 from person_search.files import replacing_folder
 from person_search.visualize import curves
 from person_search.visualize.report_pictures import Pictures, ReadImage
@@ -43,6 +44,7 @@ def write_report(
     predictions: Scored,
     proposals: Scored | None,
     reference_rows: Sequence[Mapping[str, Any]],
+    record: Record,
     read_image: ReadImage,
     max_queries: int = 24,
 ) -> Path:
@@ -52,13 +54,14 @@ def write_report(
     be read is shown as a placeholder and listed.
 
     Args:
-        run_dir: folder of the run, read for ``config.yaml`` and ``metrics.jsonl``.
+        run_dir: folder of the run, read for how it was trained: ``config.yaml`` and ``metrics.jsonl``.
         out: folder to write; replaced if it holds an earlier report.
         split: the scenes and queries that were evaluated.
         results: content of ``results.json``; all values are shares in 0..1.
         predictions: scene name -> detections, boxes (N, 4) xyxy in pixels of the scene and scores (N,).
         proposals: the same for proposals of the first stage, for some scenes or none.
         reference_rows: rows ``name``, ``map``, ``top1``, ``top5``, ``top10`` to compare with, such as a random ranking.
+        record: what was evaluated, with which settings.
         read_image: path -> (H, W, 3) uint8 RGB.
         max_queries: ranking lists shown, at most.
 
@@ -75,7 +78,8 @@ def write_report(
                 "results": results,
                 "search": list(results.get("search") or []),
                 "references": list(reference_rows),
-                "config": _config(run_dir / "config.yaml"),
+                "record": record,
+                "config": _config(run_dir / "config.yaml", record),
                 "curves": _curves(curves.read_metrics(run_dir / "metrics.jsonl"), results, folder),
                 "cameras": _camera_tables(results),
                 "scenes": detection_scenes(split, predictions, pictures, threshold=_threshold(results)),
@@ -125,21 +129,21 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _config(path: Path) -> dict[str, Any] | None:
-    """The text of a run's configuration and its most telling settings; None when there is none to read."""
+def _config(path: Path, record: Record) -> dict[str, Any]:
+    """All settings evaluated with, those of the training in ``path``, if it is there, and the most telling ones."""
     try:
-        text = path.read_text(encoding="utf-8")
-        tree = yaml.safe_load(text)
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    sections = tree if isinstance(tree, dict) else {}
+        tree = None
+    trained = tree.get("training") if isinstance(tree, dict) else None
+    training = {**(trained if isinstance(trained, dict) else {}), **record.settings["training"]}
+    sections = {**record.settings, "training": training}
     summary = []
     for section, key, label in _SUMMARY:
-        settings = sections.get(section)
-        if isinstance(settings, dict) and settings.get(key) is not None:
-            value = settings[key]
+        value = sections[section].get(key)
+        if value is not None:
             summary.append((label, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
-    return {"text": text, "summary": summary}
+    return {"text": yaml.safe_dump(sections, sort_keys=False, allow_unicode=True), "summary": summary}
 
 
 def _threshold(results: Mapping[str, Any]) -> float:

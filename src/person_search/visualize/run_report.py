@@ -1,52 +1,71 @@
-"""The report page of a run folder, from what evaluation left in it."""
+"""The report page of a run folder, from what one evaluation left in it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from person_search.config import load_config
-from person_search.data.catalogue import open_dataset, open_split
+from person_search.data.catalogue import open_dataset
 from person_search.data.decode import read_image
+from person_search.data.fingerprint import fingerprint
 from person_search.data.scene import Boxes, Split
-from person_search.errors import UsageError
-from person_search.evaluation.files import EVALUATION, PREDICTIONS, RESULTS, read_references
+from person_search.errors import CheckpointError, DataError
+from person_search.evaluation.files import PREDICTIONS, RESULTS, choose_evaluation, read_references
 from person_search.evaluation.predictions import Predictions, align
+from person_search.evaluation.record import Record
 from person_search.evaluation.results import read_results
-from person_search.models.loading import load_model
-from person_search.training.checkpoints import BEST, LAST
+from person_search.evaluation.task import split_to_test
+from person_search.models.loading import load_stored
+from person_search.models.person_search_model import PersonSearchModel
 from person_search.visualize.report import write_report
 
 PROPOSAL_SCENES = 4
 
 
-def report_run(run_dir: Path, out: Path, *, max_queries: int) -> Path:
-    """Write the report of ``run_dir`` into ``out`` and return its page.
+@dataclass(frozen=True)
+class Report:
+    """A written page, the evaluation it shows, and what is to be said of it."""
 
-    Raises UsageError when the run was not evaluated, DataError when something it needs cannot be read.
+    page: Path
+    record: Record
+    notes: list[str]
+
+
+def report_run(run_dir: Path, out: Path, *, evaluation: Path | None = None, max_queries: int) -> Report:
+    """Write the report of an evaluation of ``run_dir`` into ``out``: see ``choose_evaluation`` for which.
+
+    Raises UsageError when there is no such evaluation, DataError when something it needs cannot be read or the data is
+    no longer what was evaluated.
     """
-    folder = run_dir / EVALUATION
-    if not (folder / RESULTS).is_file():
-        raise UsageError(
-            f"'{run_dir}' holds no {EVALUATION}/{RESULTS}; run `person-search evaluate --checkpoint {run_dir}` first"
-        )
-    config = load_config(folder / "config.yaml")
+    chosen, notes = choose_evaluation(run_dir, evaluation)
+    folder, record, config = chosen.folder, chosen.record, chosen.record.config
     results = read_results(folder / RESULTS)
     dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
-    split = open_split(dataset, "val" if results.split == "val" else "test")
+    split = split_to_test(dataset, record.split, config)
+    if fingerprint(split) != record.fingerprint:
+        raise DataError(
+            f"the {record.split} split in '{record.data_root}' is no longer what was evaluated on {record.date}: its "
+            "scenes, boxes or identities differ; evaluate again"
+        )
     predictions = align(Predictions.load(folder / PREDICTIONS), split)
-    return write_report(
+    model, problem = evaluated_model(run_dir, record)
+    if problem:
+        notes = [*notes, f"proposals are left out: {problem}"]
+    page = write_report(
         run_dir,
         out,
         split=split,
         results=results.to_dict(),
         predictions=detections_by_scene(predictions),
-        proposals=proposals_by_scene(run_dir, split),
+        proposals=None if model is None else proposals_by_scene(model, split),
         reference_rows=read_references(folder),
+        record=record,
         read_image=lambda path: read_image(path).permute(1, 2, 0).numpy(),
         max_queries=max_queries,
     )
+    return Report(page, record, notes)
 
 
 def detections_by_scene(predictions: Predictions) -> dict[str, tuple[Boxes, Boxes]]:
@@ -58,14 +77,30 @@ def detections_by_scene(predictions: Predictions) -> dict[str, tuple[Boxes, Boxe
     }
 
 
-def proposals_by_scene(run_dir: Path, split: Split) -> dict[str, tuple[Boxes, Boxes]] | None:
-    """Proposals of the run's model for a few scenes spread over the split: (n, 4) boxes and (n,) logits.
+def evaluated_model(run_dir: Path, record: Record) -> tuple[PersonSearchModel | None, str]:
+    """The very model that was evaluated, with its settings then; None and the reason where it is no longer there.
 
-    None where the folder holds no run's checkpoint: that of somebody else was evaluated in it.
+    A run folder may have been moved since: its file of the same name will do if the same model is in it.
     """
-    if not any((run_dir / name).exists() for name in (BEST, LAST)):
-        return None
-    model = load_model(run_dir)
+    named = Path(record.checkpoint)
+    there = [path for path in dict.fromkeys((named, run_dir.resolve() / named.name)) if path.is_file()]
+    if not there:
+        return None, f"checkpoint '{named}' is gone"
+    problem = ""
+    for path in there:
+        try:
+            stored = load_stored(path, **record.config.model.model_dump())
+        except CheckpointError as error:
+            problem = str(error)
+            continue
+        if stored.model_id == record.model_id:
+            return stored.model, ""
+        problem = f"checkpoint '{path}' now holds model {stored.model_id}, {record.model_id} was evaluated"
+    return None, problem
+
+
+def proposals_by_scene(model: PersonSearchModel, split: Split) -> dict[str, tuple[Boxes, Boxes]]:
+    """Proposals of ``model`` for a few scenes spread over the split: (n, 4) boxes and (n,) logits."""
     chosen = np.unique(np.linspace(0, len(split.scenes) - 1, PROPOSAL_SCENES).round().astype(int))
     found = {}
     for scene in (split.scenes[number] for number in chosen):

@@ -1,0 +1,59 @@
+"""What an evaluation asks of a model: the split, and who is searched where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from person_search.config import Config, load_config
+from person_search.data.catalogue import open_split
+from person_search.data.holdout import validation_protocol, validation_split
+from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
+from person_search.errors import UsageError
+
+ELSEWHERE = {"data_root", "workers", "skip_unreadable", "plugins"}
+"""Settings of the data that do not change which scenes a share of them is."""
+
+
+def split_to_test(dataset: Dataset, name: str, config: Config) -> Split:
+    """The split called ``name``, what was held out of training being made again with its share and seed.
+
+    Raises UsageError for a name that is none, and where there is no such split.
+    """
+    if name not in ("test", "val"):
+        raise UsageError(f"--split {name}: expected test or val")
+    if name == "test":
+        return open_split(dataset, "test")
+    return validation_split(dataset, config.data.validation_share, config.training.seed)
+
+
+def protocols_of(dataset: Dataset, split: Split, config: Config) -> list[Protocol]:
+    """One protocol per gallery size asked for, or the dataset's standard one."""
+    evaluation = config.evaluation
+    protocol = validation_protocol if split.name == "val" else type(dataset).protocol
+    return [
+        protocol(dataset, split, ProtocolOptions(gallery_size=size, cross_camera=evaluation.cross_camera))
+        for size in evaluation.gallery_size or (None,)
+    ]
+
+
+def refuse_other_holdout(dataset: Dataset, config: Config, run_dir: Path) -> None:
+    """Raise UsageError where ``config`` would hold out other scenes than the run in ``run_dir`` did.
+
+    What a model was trained on would pass for held out. A folder without settings of a run cannot tell.
+    """
+    path = run_dir / "config.yaml"
+    if dataset.has_validation() or not path.is_file():
+        return
+    run = load_config(path)
+    differing = [
+        f"{key} {new} (the run: {old})"
+        for key, old in run.data.model_dump(exclude=ELSEWHERE).items()
+        if (new := getattr(config.data, key)) != old
+    ]
+    if config.training.seed != run.training.seed:
+        differing.append(f"seed {config.training.seed} (the run: {run.training.seed})")
+    if differing:
+        raise UsageError(
+            f"--split val is what '{run_dir}' held out of its training, and these settings hold out other scenes: "
+            f"{', '.join(differing)}; leave them out"
+        )
