@@ -168,7 +168,9 @@ def test_of_two_boxes_of_a_person_in_a_frame_the_first_is_the_true_one(tmp_path:
     names = np.empty((len(frames), 1), dtype=object)
     names[:, 0] = frames
     savemat(folder / "frame_test.mat", {"img_index_test": names})
-    savemat(folder / "frame_train.mat", {"img_index_train": names[:1]})
+    other = np.empty((1, 1), dtype=object)
+    other[0, 0] = "c1s1_999999"
+    savemat(folder / "frame_train.mat", {"img_index_train": other})
     savemat(folder / "ID_train.mat", {"ID_train": np.array([[7.0, 8.0, 9.0]])})
     asked = [(7, 1), (8, 2), (9, 3), (7, 4)]
     lines = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     monkeypatch.setattr(similarity, "DENSE_SHARE", 0.0 if request.param == "dense" else 2.0)
     monkeypatch.setattr(similarity, "CELLS", 60)
     monkeypatch.setattr(similarity, "GALLERY_ROWS", 7)
+    monkeypatch.setattr(search_module, "PAIRS", 5)
     return str(request.param)
 
 
@@ -74,6 +76,7 @@ class TestAgainstPlainScorer:
                 patch.setattr(similarity, "GALLERY_ROWS", 7)
                 patch.setattr(search_module, "NARROW_FROM", narrow_from)
                 patch.setattr(search_module, "SORT_FROM", sort_from)
+                patch.setattr(search_module, "PAIRS", 5)
                 compare_on(problem)
 
         run()
@@ -119,6 +122,44 @@ class TestAgainstPlainScorer:
             query_embeddings=rng.integers(-3, 4, (3, 4)).astype(np.float32),
         )
         compare_on((predictions, split, with_truths("all", split, np.ones((3, 150), dtype=bool))))
+
+
+@pytest.mark.parametrize("wide", [0, 700, 1999])
+@pytest.mark.parametrize("copies", [False, True])
+def test_memory_is_bounded_by_the_widest_gallery_of_a_block(
+    monkeypatch: pytest.MonkeyPatch, wide: int, copies: bool
+) -> None:
+    """2,000 queries search 10 scenes each, every 100th, from ``wide`` on, searches 900."""
+    cells, scenes = 100_000, 1000
+    monkeypatch.setattr(similarity, "CELLS", cells)
+    rng = np.random.default_rng(0)
+    embeddings = rng.standard_normal((10 * scenes, 4)).astype(np.float32)
+    embeddings[::2] = embeddings[0] if copies else embeddings[::2]
+    predictions = Predictions(
+        scene_names=np.array([f"{number}.jpg" for number in range(scenes)]),
+        offsets=np.arange(scenes + 1) * 10,
+        boxes=as_boxes([PERSON] * len(embeddings)),
+        scores=np.ones(len(embeddings), np.float32),
+        embeddings=embeddings,
+        query_embeddings=rng.standard_normal((2000, 4)).astype(np.float32),
+    )
+    in_gallery = np.zeros((2000, scenes), dtype=bool)
+    in_gallery[:, 50:60] = True
+    in_gallery[wide::100, :900] = True
+    asked = 0
+    tracemalloc.start()
+    try:
+        for block in similarity.similarity_blocks(predictions, in_gallery):
+            assert block.values.size <= cells
+            assert not block.dense
+            asked += len(block.values)
+            del block
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert asked == 2000
+    fixed = 3 * embeddings.nbytes + 10 * 8 * len(embeddings)
+    assert peak < 2 * 8 * cells * 1.25 + fixed
 
 
 def one_query(rows: list[tuple[int, tuple[int, ...], float]], truths: list[list[tuple[int, ...]]]) -> SearchResult:

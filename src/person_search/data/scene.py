@@ -219,4 +219,5 @@ def with_truths(name: str, split: Split, in_gallery: Bools) -> Protocol:
         rows.append(own[in_gallery[number, scenes[own]]])
     offsets = np.concatenate([[0], np.cumsum([len(r) for r in rows])]).astype(np.int64)
     flat = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+    rows.clear()  # in a long video with few people these are the largest arrays of all
     return Protocol(name, in_gallery, offsets, scenes[flat].astype(np.int64), boxes[flat])

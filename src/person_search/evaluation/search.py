@@ -23,6 +23,8 @@ from person_search.evaluation.similarity import Block, similarity_blocks
 NARROW_FROM, SORT_FROM = 5, 32
 """Hits of one query from which it pays to set aside first what is less similar than the worst of them, and from which
 sorting the rest is faster than counting it for each."""
+PAIRS = 500_000
+"""Pairs of a true box and a detection of its scene that are compared at once (100 MB)."""
 CHUNK = 64
 """Most columns whose largest value stands for them when the best few of a row are looked for."""
 
@@ -228,18 +230,31 @@ def _truths(block: Block, ground: _Ground) -> tuple[slice, Ints]:
 def _hits(block: Block, ground: _Ground) -> _Hits:
     """The most similar fitting detection of every gallery scene that holds the query's person."""
     rows, truth_query = _truths(block, ground)
-    truth, row = scene_pairs(ground.protocol.truth_scenes[rows], ground.predictions.offsets)
-    boxes = ground.protocol.truth_boxes[rows]
-    wide = boxes.astype(np.float64)
-    width, height = wide[:, 2] - wide[:, 0], wide[:, 3] - wide[:, 1]
-    needed = np.minimum(0.5, width * height / ((width + 10) * (height + 10)))
-    fits = iou(boxes[truth], ground.predictions.boxes[row]) >= needed[truth]
+    truth, row = _fitting(ground, rows.start, rows.stop)
     stride = max(block.total, 1)
-    query, row = np.divmod(np.unique(truth_query[truth[fits]] * stride + row[fits]), stride)
+    query, row = np.divmod(np.sort(truth_query[truth - rows.start] * stride + row), stride)
     column = block.columns(query, row)
     similarity = block.values[query, column]
     best = first_best(query * len(ground.camera_of_scene) + ground.scene_of[row], similarity)
     return _Hits(query[best], row[best], column[best], similarity[best])
+
+
+def _fitting(ground: _Ground, start: int, end: int) -> tuple[Ints, Ints]:
+    """Truth rows in ``start:end`` and detections that overlap them enough, pair by pair, rising by truth and row."""
+    scenes = ground.protocol.truth_scenes[start:end]
+    pairs = np.cumsum(ground.predictions.counts[scenes])
+    cuts = [0, *np.searchsorted(pairs, np.arange(PAIRS, pairs[-1] if len(pairs) else 0, PAIRS)).tolist(), len(scenes)]
+    truths, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for low, high in itertools.pairwise(cuts):
+        truth, row = scene_pairs(scenes[low:high], ground.predictions.offsets)
+        boxes = ground.protocol.truth_boxes[start + low : start + high]
+        wide = boxes.astype(np.float64)
+        width, height = wide[:, 2] - wide[:, 0], wide[:, 3] - wide[:, 1]
+        needed = np.minimum(0.5, width * height / ((width + 10) * (height + 10)))
+        fits = iou(boxes[truth], ground.predictions.boxes[row]) >= needed[truth]
+        truths.append(truth[fits] + (start + low))
+        rows.append(row[fits])
+    return np.concatenate(truths), np.concatenate(rows)
 
 
 def _positions(block: Block, hits: _Hits) -> tuple[Ints, Ints]:

@@ -19,7 +19,9 @@ from person_search.evaluation.overlaps import Floats
 from person_search.evaluation.predictions import Float32s, Predictions
 
 CELLS = 8_000_000
-"""Similarities held at once (64 MB)."""
+"""Similarities held at once (64 MB); where galleries are small, numbers beside them take as much again."""
+SCENE_CELLS = 5
+"""Similarities, with the numbers beside them, that take as much memory as one scene of a query's gallery does there."""
 GALLERY_ROWS = 4096
 """Gallery rows turned into float64 at once."""
 DENSE_SHARE = 0.15
@@ -84,8 +86,9 @@ def _dense_blocks(predictions: Predictions, in_gallery: Bools, duplicates: _Dupl
         block = predictions.query_embeddings[first : first + size].astype(np.float64)
         values = np.empty((len(block), total))
         _multiply(block, predictions.embeddings, values)
-        values[:, duplicates.rows] = duplicates.similarities(block)[:, duplicates.groups]
+        common = duplicates.similarities(block)
         for query, row in enumerate(values):
+            row[duplicates.rows] = common[query, duplicates.groups]
             np.copyto(row, -np.inf, where=~in_gallery[first + query][scene_of])
         yield Block(first, values, np.arange(total, dtype=np.int64), total)
 
@@ -98,11 +101,24 @@ def _multiply(queries: Floats, embeddings: Float32s, out: Floats) -> None:
 
 
 def _picked_blocks(predictions: Predictions, in_gallery: Bools, duplicates: _Duplicates) -> Iterator[Block]:
-    scenes = np.count_nonzero(in_gallery) / len(in_gallery)
-    per_scene = len(predictions) / len(predictions.scene_names)
-    size = max(1, int(CELLS / max(scenes * per_scene, 1.0)))
-    for first in range(0, len(in_gallery), size):
-        yield _picked_block(predictions, in_gallery[first : first + size], first, duplicates)
+    for first, end in itertools.pairwise(_cuts(predictions.counts, in_gallery)):
+        yield _picked_block(predictions, in_gallery[first:end], first, duplicates)
+
+
+def _cuts(counts: Ints, in_gallery: Bools) -> list[int]:
+    """Where blocks begin and end: each as many queries as fit when all are as wide as the widest of them, at least one.
+
+    ``counts`` are the detections of every scene.
+    """
+    cuts = [0]
+    widest = scenes = 0
+    for query, row in enumerate(in_gallery):
+        detections, places = int(counts[row].sum()), int(np.count_nonzero(counts[row]))
+        widest, scenes = max(widest, detections), scenes + places
+        if (query + 1 - cuts[-1]) * widest + SCENE_CELLS * scenes > CELLS and query > cuts[-1]:
+            cuts.append(query)
+            widest, scenes = detections, places
+    return [*cuts, len(in_gallery)]
 
 
 def _picked_block(predictions: Predictions, in_gallery: Bools, first: int, duplicates: _Duplicates) -> Block:
@@ -172,6 +188,8 @@ class _Duplicates:
             return
         group_of = np.full(total + 1, -1, np.int64)
         group_of[self.rows] = self.groups
-        groups = group_of[rows]
-        query, column = np.nonzero(groups >= 0)
-        values[query, column] = self.similarities(queries)[query, groups[query, column]]
+        common = self.similarities(queries)
+        for query, own in enumerate(rows):
+            groups = group_of[own]
+            column = np.flatnonzero(groups >= 0)
+            values[query, column] = common[query, groups[column]]
