@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from person_search.cli import run
 from person_search.config import with_settings
 from person_search.errors import UsageError
-from person_search.reference_options import read_reference_options
+from person_search.reference_options import read_reference_options, show_only
 
 
 def execute(arguments: Sequence[str]) -> None:
@@ -18,6 +19,8 @@ def execute(arguments: Sequence[str]) -> None:
         print(f"no meaning here, ignored: {' '.join(asked.ignored)}", file=sys.stderr)
     if asked.test and asked.checkpoint is None:
         raise UsageError("main.py: --is_test needs --load_ckpt FILE")
+    if asked.gpus:
+        show_only(asked.gpus, os.environ)
     from person_search.commands import run_evaluation, run_training
     from person_search.training.checkpoints import LAST
 

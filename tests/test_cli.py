@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,93 @@ def test_a_validation_result_of_nothing_is_a_result(monkeypatch, capsys, result,
     monkeypatch.setattr(trainer, "train", lambda config, *, resume: left)
     commands.run_training(Config(), resume=False)
     assert f"best checkpoint best.pt{shown}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("training: {precision: 32}", {"precision": "32"}),
+        ("training: {precision: 16, lr: 1, lr_decay_epochs: 3}", {"precision": "16", "lr": 1, "lr_decay_epochs": (3,)}),
+        ("training: {lr: 1e-4, batch_size: 4.0}", {"lr": 1e-4, "batch_size": 4}),
+        ("training: {run_dir: 2024, clip_grad: None}", {"run_dir": Path("2024"), "clip_grad": None}),
+        ("model: {levels: C4 C5}", {"levels": ("C4", "C5")}),
+        ("model: {shorter_side: '480, 600', anchor_ratios: 3}", {"shorter_side": (480, 600), "anchor_ratios": (3.0,)}),
+        (
+            "data: {plugins: my_search, unlabelled_ids: [7, nobody]}",
+            {"plugins": ("my_search",), "unlabelled_ids": ("7", "nobody")},
+        ),
+        ("evaluation: {gallery_size: 50}", {"gallery_size": (50,)}),
+        ("evaluation: {gallery_size: }", {"gallery_size": ()}),
+        ("data: {data_root: ~/sets}", {"data_root": Path.home() / "sets"}),
+    ],
+)
+def test_a_config_file_may_be_written_as_people_write(tmp_path, text, settings):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    assert load_config(path) == with_settings(Config(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {precision: true}", "training.precision"),
+        ("training: {precision: 8}", "training.precision"),
+        ("training: {batch_size: 4.5}", "training.batch_size"),
+        ("model: {levels: {C5: 1}}", "model.levels"),
+        ("model: {backbone: null}", "model.backbone"),
+    ],
+)
+def test_what_no_spelling_makes_right_is_refused(tmp_path, text, message):
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_config(path)
+
+
+PIPES = """
+import os, sys
+from person_search import cli
+from person_search.terminal import console, messages
+def execute(arguments):
+    {what}
+sys.exit(cli.run([], execute))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        ("console.print('x')", 0),
+        ("print('x')", 0),
+        ("print('x' * 100_000)", 0),
+        ("raise BrokenPipeError(32, 'Broken pipe')", 0),
+    ],
+)
+def test_a_reader_that_leaves_ends_the_program_quietly(what, code):
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-c", PIPES.format(what=what)], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (code, "")
+
+
+def test_another_broken_pipe_is_an_error():
+    code = PIPES.format(what="r, w = os.pipe(); os.close(r); os.write(w, b'x')")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "BrokenPipeError" in ended.stderr
+
+
+def test_names_with_brackets_are_printed_as_they_are(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "[bold]a[/bold]:smile:"
+    made = ["--identities", "6", "--scenes", "12", "--cameras", "2", "--width", "160", "--height", "120"]
+    assert printed(capsys, "synth", *made, "--out", name)[0] == 0
+    monkeypatch.setattr(commands.console, "_width", 200, raising=False)
+    code, out, errors = printed(capsys, "info", "--data-root", name)
+    assert code == 0, errors
+    assert f"synthetic: {name}" in out.replace("\n", " ")
+    commands.console.print(f"wrote {name}", soft_wrap=True)
+    assert capsys.readouterr().out == f"wrote {name}\n"

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from person_search.files import replacing, replacing_folder
+from person_search import files
+from person_search.files import replace_text, replacing, replacing_folder
 
 
 def test_a_file_that_fails_half_way_leaves_the_older_one(tmp_path: Path) -> None:
@@ -41,3 +47,82 @@ def test_a_folder_that_fails_half_way_or_cannot_be_moved_leaves_the_older_one(tm
         folder.rmdir()
     assert [path.name for path in target.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_writers_at_the_same_time_leave_one_whole_file_with_the_usual_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with replacing(path) as one, replacing(path) as other:
+        one.write(b"one")
+        other.write(b"the other")
+    assert path.read_bytes() == b"one"
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"")
+    assert path.stat().st_mode == plain.stat().st_mode
+    assert sorted(tmp_path.iterdir()) == [path, plain]
+
+
+def test_what_killed_writers_left_long_ago_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "[a].pt"
+    old, fresh = tmp_path / f".[a].pt.{'0' * 16}.part", tmp_path / f".[a].pt.{'1' * 16}.part"
+    other = tmp_path / f".[a].pt.old.{'0' * 16}.part"
+    for left in (old, fresh, other):
+        left.write_bytes(b"half")
+    for left in (old, other):
+        os.utime(left, (1.0, 1.0))
+    replace_text(path, "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([path, fresh, other])
+
+
+def test_names_of_the_greatest_length_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 127)
+    replace_text(path, "whole")
+    assert path.read_text() == "whole"
+
+
+def test_where_folders_cannot_be_opened_they_are_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object, **options: object) -> int:
+        raise AssertionError("a folder is opened")
+
+    monkeypatch.setattr(files, "_FOLDERS_CAN_BE_SYNCED", False)
+    monkeypatch.setattr(os, "open", refuse)
+    replace_text(tmp_path / "file", "whole")
+    assert (tmp_path / "file").read_text() == "whole"
+
+
+def test_a_file_system_that_syncs_no_folders_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def only_files(number: int) -> None:
+        if stat.S_ISDIR(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    replace_text(tmp_path / "file", "whole")
+    assert (tmp_path / "file").read_text() == "whole"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="file size limits are a thing of POSIX")
+def test_a_disk_that_fills_while_a_checkpoint_is_written_leaves_the_older_one(tmp_path: Path) -> None:
+    script = (
+        "import resource, signal, sys, torch\n"
+        "from pathlib import Path\n"
+        "from person_search.config import ModelConfig\n"
+        "from person_search.errors import CheckpointError\n"
+        "from person_search.training.checkpoints import Checkpoint, read_checkpoint, save_checkpoint\n"
+        "path = Path(sys.argv[1])\n"
+        "save_checkpoint(path, Checkpoint(ModelConfig(), 1, {'a': torch.ones(10)}, {'step': 1}))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "try:\n"
+        "    save_checkpoint(path, Checkpoint(ModelConfig(), 1, {'a': torch.ones(100_000)}, {'step': 2}))\n"
+        "except CheckpointError as error:\n"
+        "    assert 'what was there before is kept; free some space' in str(error), error\n"
+        "else:\n"
+        "    raise AssertionError('it was written')\n"
+        "assert read_checkpoint(path).training == {'step': 1}\n"
+    )
+    path = tmp_path / "last.pt"
+    ended = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert list(tmp_path.iterdir()) == [path]

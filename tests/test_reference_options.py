@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import shlex
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from person_search import cli, commands
 from person_search.config import Config, parse
 from person_search.errors import UsageError
-from person_search.reference_options import NO_MEANING, OPTIONS, read_reference_options
+from person_search.reference_options import NO_MEANING, OPTIONS, read_reference_options, show_only
 
 MAIN = Path(__file__).parents[1] / "main.py"
 TRAINING = (
@@ -180,3 +181,27 @@ def test_wrong_usage_is_one_line_and_exit_code_2(called, capsys, options, messag
 def test_abbreviations_are_refused():
     with pytest.raises(UsageError, match="unknown option '--max_ep'"):
         read_reference_options(["--max_ep", "3"])
+
+
+def test_numbers_of_gpus_choose_these_gpus(called, monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    assert main("--gpu_ids 2,3") == 0
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+    ((_, (config,), _),) = called
+    assert (config.training.device, config.training.devices) == ("cuda", 2)
+
+
+@pytest.mark.parametrize(("visible", "shown"), [("4,5,6,7", "7,5"), ("a, b,c,d", "d,b")])
+def test_gpus_are_numbered_among_those_that_can_be_seen_and_once_for_all_processes(visible, shown):
+    environment = {"CUDA_VISIBLE_DEVICES": visible}
+    show_only((3, 1), environment)
+    show_only((3, 1), environment)
+    assert environment["CUDA_VISIBLE_DEVICES"] == shown
+    with pytest.raises(UsageError, match="shows 2 GPUs"):
+        show_only((2,), environment)
+
+
+@pytest.mark.parametrize("given", ["-1,0", "2,2", "-2"])
+def test_gpus_that_contradict_themselves_are_refused(given):
+    with pytest.raises(UsageError, match="each once"):
+        read_reference_options([f"--gpu_ids={given}"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from person_search.cli_options import (
 from person_search.config import Config, EvaluationConfig, ModelConfig, TrainingConfig, to_yaml, with_settings
 from person_search.errors import PersonSearchError, UsageError, nearest
 from person_search.flags import command, flags_of, parse_flags, settings_in
+from person_search.terminal import discard_output, reader_has_left
 from person_search.training.resuming import own_config
 
 
@@ -361,6 +361,7 @@ def run(arguments: Sequence[str], execute: Callable[[Sequence[str]], None]) -> i
     debug = "--debug" in arguments
     try:
         execute([argument for argument in arguments if argument != "--debug"])
+        sys.stdout.flush()
     except PersonSearchError as error:
         if debug:
             traceback.print_exc()
@@ -370,11 +371,11 @@ def run(arguments: Sequence[str], execute: Callable[[Sequence[str]], None]) -> i
     except KeyboardInterrupt:
         print("error: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of our output left (`| head`); nothing is wrong, and flushing at exit must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_has_left():
+            # `| head` has what it wanted; nothing is wrong.
+            discard_output()
+            return 0
         if debug:
             raise
         reason = (str(error).splitlines() or [""])[0]

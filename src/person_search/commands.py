@@ -10,7 +10,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -31,14 +30,12 @@ from person_search.evaluation.task import protocols_of, refuse_other_holdout, sp
 from person_search.files import whole_file
 from person_search.registry import import_modules
 from person_search.synth.settings import SynthConfig
+from person_search.terminal import console, messages
 
 if TYPE_CHECKING:
     from person_search.models.loading import StoredModel
     from person_search.models.person_search_model import PersonSearchModel
     from person_search.visualize.folder_search import Found
-
-console = Console()
-messages = Console(stderr=True)
 
 
 def run_training(config: Config, *, resume: bool) -> None:
@@ -244,7 +241,7 @@ def run_visualization(
             progress=progress,
         )
     for error in ranking.unreadable:
-        messages.print(f"warning: skipped: {error}", soft_wrap=True, highlight=False)
+        messages.print(f"warning: skipped: {error}", soft_wrap=True)
     drawn = search.draw_ranking(image, corners, ranking, query_name=query.name, whole_scenes=whole_scenes)
     search.write_picture(out, drawn)
     console.print(hits_table(ranking.hits, gallery))
@@ -297,7 +294,7 @@ def split_of_checkpoint(dataset: Dataset, name: str, config: Config, stored: Sto
 def print_notes(lines: Sequence[str]) -> None:
     """Warn of what files hold and the program does not use."""
     for line in lines:
-        messages.print(f"warning: {line}", soft_wrap=True, markup=False, highlight=False)
+        messages.print(f"warning: {line}", soft_wrap=True)
 
 
 def load_for_test(checkpoint: Path, config: Config, overrides: dict[str, Any]) -> StoredModel:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,10 +19,47 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 Level = Literal["C4", "C5"]
 
 
+def natural(kind: Any, value: Any) -> Any:
+    """``value`` as the type ``kind`` wants it, where a person writing YAML may spell it in another way.
+
+    A number stands for text (``precision: 32``), one value for a list, ``C4 C5`` or ``480, 600`` for a list without
+    brackets, ``None`` for nothing, ``~`` for the home folder. Whatever else is not of this type stays as it is.
+    """
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) in (Union, UnionType):
+        if isinstance(value, str) and value.lower() == "none" and NoneType in get_args(kind):
+            return None
+        kinds = [part for part in get_args(kind) if part is not NoneType]
+        return natural(kinds[0], value) if value is not None and len(kinds) == 1 else value
+    if get_origin(kind) is tuple:
+        (item, *_) = get_args(kind)
+        if isinstance(value, str) and item is not str:
+            value = value.replace(",", " ").split()
+        values = value if isinstance(value, list | tuple) else () if value is None else (value,)
+        return tuple(natural(item, one) for one in values) if not isinstance(value, dict) else value
+    texts = get_origin(kind) is Literal or kind in (str, Path)
+    if texts and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if kind is Path and isinstance(value, str | Path) and str(value).startswith("~"):
+        return Path(os.path.expanduser(value))
+    return value
+
+
 class Section(BaseModel):
     """A group of settings: immutable, unknown keys refused, defaults validated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _natural(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        fields = cls.model_fields
+        return {
+            key: natural(fields[key].annotation, value) if key in fields else value for key, value in values.items()
+        }
 
 
 class DataConfig(Section):
@@ -60,12 +99,6 @@ class DataConfig(Section):
     mot_min_gap: Annotated[float, Field(ge=0)] = Field(
         5.0, description="MOT: seconds between a query and its gallery scenes, at least"
     )
-
-    @field_validator("unlabelled_ids", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        values = value if isinstance(value, list | tuple) else (value,)
-        return tuple(str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values)
 
 
 class ModelConfig(Section):
@@ -129,11 +162,6 @@ class ModelConfig(Section):
     nms_threshold: Share = Field(0.4, description="NMS IoU of detections")
     max_detections: AtLeastOne = Field(100, description="detections kept per image")
     cws: bool = Field(False, description="confidence-weighted similarity: embeddings times detection score")
-
-    @field_validator("levels", "shorter_side", "anchor_sizes", "anchor_ratios", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int | float | str) else value
 
     @field_validator("levels")
     @classmethod

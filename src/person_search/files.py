@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,17 +17,24 @@ from typing import BinaryIO
 
 from person_search.errors import DataError
 
+_FOLDERS_CAN_BE_SYNCED = os.name != "nt"
+"""Windows opens no folder as a file; there a rename reaches the disk when the system writes it."""
+_ABANDONED_AFTER = 3600.0
+"""Seconds without a byte written after which a file in between belongs to a process that was killed."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the place of ``path`` only once it is completely on the disk.
 
-    Whatever fails, ``path`` is what it was before. The name in between is always the same, so that what a killed
-    process leaves is overwritten by the next one. Raises OSError.
+    Whatever fails, ``path`` is what it was before. The name in between is this writer's own, so that of several at the
+    same time one wins, whole; what killed processes left an hour ago or earlier is removed. Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.part")
+    _remove_abandoned(path)
+    # A name has at most 255 bytes, a character up to four of them.
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -32,11 +43,35 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what writers of ``path`` left that were killed; that nothing can be removed is no error."""
+    left = re.compile(re.escape(f".{path.name[:40]}.") + r"([0-9a-f]{16}\.)?part")
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(path.parent):
+            if left.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _ABANDONED_AFTER:
+                os.unlink(entry)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in ``folder`` to the disk, where the system can. Raises OSError."""
+    if not _FOLDERS_CAN_BE_SYNCED:
+        return
     try:
-        os.fsync(folder)
+        number = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        # Files can be put into a folder that may not be listed.
+        return
+    try:
+        os.fsync(number)
+    except OSError as error:
+        # Some network and user-space file systems sync files alone.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
-        os.close(folder)
+        os.close(number)
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:

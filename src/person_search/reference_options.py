@@ -9,7 +9,7 @@ weights (torchvision's; ``--flavour caffe --weights FILE`` for those of the publ
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +26,8 @@ POLICIES = {"mlt_step": "multistep", "step": "step", "cosine": "cosine", "platea
 GRADIENT_NORM = 20.0
 """Where the reference's ``--clip_grad`` clips."""
 DATA_ROOT = Path("data")
+SHOWN = "PERSON_SEARCH_GPU_IDS"
+"""Environment variable with the ``--gpu_ids`` that CUDA_VISIBLE_DEVICES was made from."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ class ReferenceCommand:
         resume: ``--continue_train``.
         overrides: in test, model settings given on the command line.
         ignored: options given that mean nothing here.
+        gpus: numbers of the GPUs to run on, where they are given.
     """
 
     config: Config
@@ -160,6 +163,7 @@ class ReferenceCommand:
     resume: bool
     overrides: dict[str, Any]
     ignored: list[str]
+    gpus: tuple[int, ...] = ()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -218,7 +222,8 @@ def read_reference_options(arguments: Sequence[str]) -> ReferenceCommand:
         own = own_config(run_dir)
     if own is None and settings.get("dataset", "synthetic") != "synthetic":
         settings.setdefault("data_root", DATA_ROOT)
-    config = with_settings(own or Config(), **settings, **_gpu_settings(given.get("gpu_ids")), run_dir=run_dir)
+    gpus = _gpus(given.get("gpu_ids"))
+    config = with_settings(own or Config(), **settings, **_gpu_settings(gpus), run_dir=run_dir)
     return ReferenceCommand(
         config=config,
         test=given["is_test"],
@@ -226,6 +231,7 @@ def read_reference_options(arguments: Sequence[str]) -> ReferenceCommand:
         resume=given["continue_train"],
         overrides={key: value for key, value in settings.items() if key in ModelConfig.model_fields},
         ignored=[name for name in NO_MEANING if _destination(name) in given],
+        gpus=gpus or (),
     )
 
 
@@ -238,18 +244,43 @@ def _destination(name: str) -> str:
     return name.lstrip("-").replace("-", "_")
 
 
-def _gpu_settings(gpu_ids: str | None) -> dict[str, Any]:
-    """``"-1"`` is the CPU, ``"0,1"`` two GPUs."""
+def _gpus(gpu_ids: str | None) -> tuple[int, ...] | None:
+    """The GPUs of ``--gpu_ids``; none of them for ``-1``, the CPU; None where it is not given."""
     if gpu_ids is None:
-        return {}
+        return None
+    expected = f"main.py: --gpu_ids {gpu_ids}: expected numbers such as 0 or 0,1, or -1 for the CPU"
     try:
         numbers = [int(number) for number in gpu_ids.split(",")]
     except ValueError:
-        raise UsageError(
-            f"main.py: --gpu_ids {gpu_ids}: expected numbers such as 0 or 0,1, or -1 for the CPU"
-        ) from None
-    gpus = [number for number in numbers if number >= 0]
+        raise UsageError(expected) from None
+    if numbers == [-1]:
+        return ()
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise UsageError(f"{expected}, each once")
+    return tuple(numbers)
+
+
+def _gpu_settings(gpus: tuple[int, ...] | None) -> dict[str, Any]:
+    if gpus is None:
+        return {}
     return {"device": "cuda", "devices": len(gpus)} if gpus else {"device": "cpu"}
+
+
+def show_only(gpus: Sequence[int], environment: MutableMapping[str, str]) -> None:
+    """Let CUDA see these GPUs alone, numbered among those that ``environment`` shows already.
+
+    To be called before CUDA starts. A process that was started by one that did so sees them as that one does. Raises
+    UsageError for a number that is not among them.
+    """
+    asked = ",".join(map(str, gpus))
+    if environment.get(SHOWN) == asked:
+        return
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    shown = [name.strip() for name in visible.split(",")] if visible is not None else None
+    if shown is not None and max(gpus) >= len(shown):
+        raise UsageError(f"main.py: --gpu_ids {asked}: CUDA_VISIBLE_DEVICES={visible} shows {len(shown)} GPUs, from 0")
+    environment["CUDA_VISIBLE_DEVICES"] = asked if shown is None else ",".join(shown[gpu] for gpu in gpus)
+    environment[SHOWN] = asked
 
 
 def _run_dir(given: dict[str, Any], settings: dict[str, Any]) -> Path:

@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from person_search.terminal import console
+
 
 class RunProgress:
     """A bar over all steps with the time left, and a second one while something else is going on."""
@@ -26,7 +28,8 @@ class RunProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
             disable=not shown,
         )
         self._steps = self._progress.add_task("training", total=total, completed=done, note="")
