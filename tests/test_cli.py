@@ -56,10 +56,20 @@ def test_every_setting_has_a_meaning_in_the_help():
         (["train", "--shorter-side", "2000"], "shorter_side 2000 exceeds longer_side 1000"),
         (["train", "--config", "nowhere.yaml"], "cannot read config 'nowhere.yaml'"),
         (["train", "--config"], "--config needs a value"),
+        (["train", "--config", "--lr", "1"], "--config needs a value"),
+        (["train", "--lr"], "--lr needs a value"),
+        (["train", "--lr", "--seed", "1"], "--lr needs a value"),
+        (["train", "--lr", "1", "--lr=2"], "--lr is given twice"),
+        (["train", "--cws", "--no-cws"], "--cws is given twice"),
+        (["train", "--cws=perhaps"], "expected --cws or --no-cws alone"),
+        (["train", "--max-epo", "3"], "unknown option '--max-epo'. Did you mean '--max-epochs'?"),
+        (["train", "again"], "'again' belongs to no option"),
+        (["compare", "A.npz"], "compare wants two predictions files"),
+        (["compare", "A.npz", "B.npz", "C.npz"], "'C.npz' belongs to no option"),
         (["score"], "--predictions is needed"),
         (["predict"], "--checkpoint is needed"),
         (["report"], "--run-dir is needed"),
-        (["convert"], "convert wants a checkpoint first"),
+        (["convert"], "convert wants a checkpoint: "),
         (["convert", "model.pt"], "--out is needed"),
         (["info", "--plugins", "nowhere_to_be_found"], "cannot import plug-in 'nowhere_to_be_found'"),
         (["synth", "--cameras", "0"], "cameras: Input should be greater than or equal to 1"),
@@ -249,3 +259,42 @@ def test_names_with_brackets_are_printed_as_they_are(capsys, tmp_path, monkeypat
     assert f"synthetic: {name}" in out.replace("\n", " ")
     commands.console.print(f"wrote {name}", soft_wrap=True)
     assert capsys.readouterr().out == f"wrote {name}\n"
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """What a command would run: (name, positional, keywords)."""
+    calls = []
+    for name in ("run_evaluation", "run_prediction", "run_conversion", "run_comparison"):
+        monkeypatch.setattr(commands, name, lambda *a, _name=name, **k: calls.append((_name, a, k)))
+    return calls
+
+
+@pytest.mark.parametrize("words", ["--out X FILE", "FILE --out X", "--out=X --plugins one two FILE", "--out X -- FILE"])
+def test_the_file_to_convert_may_stand_anywhere(called, words):
+    assert cli.run(["convert", *words.split()], cli.dispatch) == 0
+    ((_, files, _),) = called
+    assert files == (Path("FILE"), Path("X"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["A B --json J --cbgm", "--json J A --cbgm B", "A --cbgm --json=J B", "--gallery-size 50 -1 A B --json J --cbgm"],
+)
+def test_the_files_to_compare_may_stand_anywhere_and_no_option_is_lost(called, words):
+    assert cli.run(["compare", *words.split()], cli.dispatch) == 0
+    ((_, (one, other, config), options),) = called
+    assert (one, other, options["json"], config.evaluation.cbgm) == (Path("A"), Path("B"), Path("J"), True)
+    assert config.evaluation.gallery_size == ((50, -1) if "50" in words else ())
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [("--cws", True), ("--no-cws", False), ("--cws True", True), ("--cws=false", False), ("", None)],
+)
+def test_settings_of_yes_and_no_are_flags_in_test_too(called, words, value):
+    assert cli.run(["evaluate", *words.split(), "--checkpoint", "x"], cli.dispatch) == 0
+    assert cli.run(["predict", "--channels-last", "--checkpoint", "x", *words.split()], cli.dispatch) == 0
+    (_, _, evaluated), (_, (_, config), predicted) = called
+    assert evaluated["overrides"].get("cws") is predicted["overrides"].get("cws") is value
+    assert config.training.channels_last is True

@@ -26,7 +26,7 @@ from person_search.cli_options import (
 )
 from person_search.config import Config, EvaluationConfig, ModelConfig, TrainingConfig, to_yaml, with_settings
 from person_search.errors import PersonSearchError, UsageError, nearest
-from person_search.flags import command, flags_of, parse_flags, settings_in
+from person_search.flags import command, flags_of, parse_flags, parse_with_files, settings_in
 from person_search.terminal import discard_output, reader_has_left
 from person_search.training.resuming import own_config
 
@@ -168,7 +168,6 @@ def score(arguments: Sequence[str]) -> None:
 def compare(arguments: Sequence[str]) -> None:
     """Score two predictions files and say where they differ."""
     base, rest = base_config(arguments)
-    files = [argument for argument in rest[:2] if not argument.startswith("-")]
     kind = command(
         "Compare",
         "Score two predictions files, person-search compare A.npz B.npz [options]: both metrics, the difference with a "
@@ -182,9 +181,9 @@ def compare(arguments: Sequence[str]) -> None:
             *sections_of(base, "data", "evaluation"),
         ],
     )
-    options = parse_flags(kind, rest[len(files) :], prog="person-search compare")
+    options, files = parse_with_files(kind, rest, prog="person-search compare", files=2)
     if len(files) != 2:
-        raise UsageError("compare wants two predictions files first: person-search compare A.npz B.npz [options]")
+        raise UsageError("compare wants two predictions files: person-search compare A.npz B.npz [options]")
     from person_search.commands import run_comparison
 
     run_comparison(
@@ -217,7 +216,6 @@ def info(arguments: Sequence[str]) -> None:
 
 def convert(arguments: Sequence[str]) -> None:
     """Write a released checkpoint of the reference, or a run's model alone, in this program's format."""
-    files = [argument for argument in arguments[:1] if not argument.startswith("-")]
     kind = command(
         "Convert",
         "Write the model of a checkpoint in this program's format: person-search convert FILE --out OURS. FILE is a "
@@ -228,9 +226,9 @@ def convert(arguments: Sequence[str]) -> None:
             PLUGINS,
         ],
     )
-    options = parse_flags(kind, arguments[len(files) :], prog="person-search convert")
+    options, files = parse_with_files(kind, arguments, prog="person-search convert", files=1)
     if not files:
-        raise UsageError("convert wants a checkpoint first: person-search convert FILE --out OURS")
+        raise UsageError("convert wants a checkpoint: person-search convert FILE --out OURS")
     from person_search.commands import run_conversion
 
     run_conversion(Path(files[0]), required(options.out, "--out"), plugins=options.plugins)

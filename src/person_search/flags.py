@@ -8,7 +8,8 @@ import functools
 import io
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tyro
 from pydantic import BaseModel
@@ -59,40 +60,157 @@ def parse_flags(kind: Any, arguments: Sequence[str], *, prog: str) -> Any:
 
     Prints help and exits for ``--help``. Raises UsageError, in one line, for anything that is not understood.
     """
+    return parse_with_files(kind, arguments, prog=prog, files=0)[0]
+
+
+def parse_with_files(kind: Any, arguments: Sequence[str], *, prog: str, files: int) -> tuple[Any, list[str]]:
+    """``parse_flags``, and beside it up to ``files`` words that belong to no option, wherever they stand."""
+    known, words = _arranged(kind, arguments, prog, files)
+    return _parsed(kind, known, prog), words
+
+
+def _arranged(kind: Any, arguments: Sequence[str], prog: str, files: int) -> tuple[list[str], list[str]]:
+    """The options in the one form that the parser reads alike wherever they stand, and the words beside them."""
+    kinds = _kinds(kind)
+    given: dict[str, list[str]] = {}
+    words: list[str] = []
+    left = list(arguments)
+    lists: list[list[str]] = []
+    while left:
+        argument = left.pop(0)
+        if argument in ("-h", "--help"):
+            return ["--help"], []
+        if argument == "--":
+            words += left
+            break
+        if not is_option(argument):
+            words.append(argument)
+            continue
+        written, equals, value = argument.partition("=")
+        name = written[2:].replace("_", "-") if written.startswith("--") else ""
+        negated = name not in kinds and name.startswith("no-") and _is_switch(kinds.get(name[3:]))
+        key = name[3:] if negated else name
+        if key not in kinds:
+            hint = nearest(f"--{name or written}", [f"--{one}" for one in kinds]) or " See --help."
+            raise UsageError(f"{prog}: unknown option '{argument}'.{hint}")
+        if key in given:
+            raise UsageError(f"{prog}: --{key} is given twice; give it once")
+        if _is_switch(kinds[key]):
+            if not equals and not negated and left and left[0].lower() in _TRUTH:
+                equals, value = "=", left.pop(0)
+            given[key] = _switch(kinds[key], key, prog, negated, value if equals else None)
+            continue
+        if equals:
+            values = [value] if value or not _is_list(kinds[key]) else []
+        elif _is_list(kinds[key]):
+            values = _taken(left, _items(kinds[key]))
+            lists = [values]
+        else:
+            values = [left.pop(0)] if left and not is_option(left[0]) else []
+        if not values and not equals:
+            raise UsageError(f"{prog}: {written} needs a value")
+        given[key] = values
+    if len(words) < files and lists:
+        # The last words of a list of text are the files, where files are missing.
+        (values,) = lists
+        missing = min(files - len(words), len(values) - 1)
+        words += [values.pop() for _ in range(missing)][::-1]
+    if len(words) > files:
+        raise UsageError(f"{prog}: '{words[files]}' belongs to no option; see --help")
+    arranged: list[str] = []
+    for key, values in given.items():
+        if _is_switch(kinds[key]):
+            arranged += values
+        elif _is_list(kinds[key]):
+            arranged += [f"--{key}", *values]
+        else:
+            arranged.append(f"--{key}={values[0]}")
+    return arranged, words
+
+
+_TRUTH = {"true": "True", "false": "False", "none": "None"}
+
+
+def is_option(argument: str) -> bool:
+    """Whether ``argument`` is an option and not a value, such as a number below zero."""
+    return argument.startswith("-") and argument != "-" and not re.match(r"-\.?\d", argument)
+
+
+def _is_switch(kind: Any) -> bool:
+    return bool in _parts(kind)
+
+
+def _switch(kind: Any, key: str, prog: str, negated: bool, value: str | None) -> list[str]:
+    truth = _TRUTH.get(value.lower()) if value is not None else "True"
+    three = type(None) in _parts(kind)
+    if truth is None or (negated and value is not None) or (truth == "None" and not three):
+        name = f"no-{key}" if negated else key
+        raise UsageError(f"{prog}: --{name}={value}: expected --{key} or --no-{key} alone")
+    truth = "False" if negated else truth
+    return [f"--{key}", truth] if three else [f"--{key}" if truth == "True" else f"--no-{key}"]
+
+
+def _is_list(kind: Any) -> bool:
+    return any(get_origin(part) is tuple for part in _parts(kind))
+
+
+def _items(kind: Any) -> Any:
+    (item,) = {get_args(part)[0] for part in _parts(kind) if get_origin(part) is tuple}
+    return _parts(item)[0]
+
+
+def _taken(left: list[str], item: Any) -> list[str]:
+    """Take the values of a list from the front of ``left``: for numbers, as long as there are numbers."""
+    values: list[str] = []
+    while left and not is_option(left[0]):
+        if item in (int, float) and values and not re.match(r"[-+.]?\d|none$", left[0], re.IGNORECASE):
+            break
+        if get_origin(item) is Literal and values and left[0] not in get_args(item):
+            break
+        values.append(left.pop(0))
+    return values
+
+
+def _parts(kind: Any) -> list[Any]:
+    """The kinds that a value may be of, without annotations."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return (
+        [one for part in get_args(kind) for one in _parts(part)] if get_origin(kind) in (Union, UnionType) else [kind]
+    )
+
+
+def _kinds(kind: Any) -> dict[str, Any]:
+    """Option name -> type, over the groups of ``kind``."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(field.type):
+            found |= _kinds(field.type)
+        else:
+            found[field.name.replace("_", "-")] = field.type
+    return found
+
+
+def _parsed(kind: Any, arguments: Sequence[str], prog: str) -> Any:
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
-            options, unknown = tyro.cli(
+            options = tyro.cli(
                 kind,
                 args=list(arguments),
                 prog=prog,
                 default=kind() if _has_defaults(kind) else None,
-                return_unknown_args=True,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands),
             )
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UsageError(f"{prog}: {_one_line(output.getvalue())}") from None
-    if unknown:
-        name = unknown[0].split("=")[0].lstrip("-").replace("_", "-")
-        hint = nearest(f"--{name}", [f"--{known}" for known in _names(kind)]) or " See --help."
-        raise UsageError(f"{prog}: unknown option '{unknown[0]}'.{hint}")
     return options
 
 
 def _has_defaults(kind: Any) -> bool:
     return all(field.default is not dataclasses.MISSING for field in dataclasses.fields(kind))
-
-
-def _names(kind: Any) -> list[str]:
-    names = []
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(field.type):
-            names += _names(field.type)
-        else:
-            names.append(field.name.replace("_", "-"))
-    return names
 
 
 def _one_line(box: str) -> str:
@@ -109,18 +227,22 @@ def _one_line(box: str) -> str:
 
 
 def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[str]]:
-    """The last value of ``--name VALUE`` or ``--name=VALUE`` in ``arguments``, and the rest. Raises UsageError."""
+    """The value of ``--name VALUE`` or ``--name=VALUE`` in ``arguments``, and the rest. Raises UsageError."""
     rest: list[str] = []
     value = None
     left = list(arguments)
     while left:
         argument = left.pop(0)
         if argument == name:
-            if not left:
+            if not left or is_option(left[0]):
                 raise UsageError(f"{name} needs a value")
-            value = left.pop(0)
+            taken = left.pop(0)
         elif argument.startswith(name + "="):
-            value = argument.partition("=")[2]
+            taken = argument.partition("=")[2]
         else:
             rest.append(argument)
+            continue
+        if value is not None:
+            raise UsageError(f"{name} is given twice; give it once")
+        value = taken
     return value, rest
