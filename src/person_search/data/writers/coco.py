@@ -41,6 +41,8 @@ def _tree(scenes: Sequence[SceneRecord], split: SplitName, min_visibility: float
         )
         shown = scene.shown(min_visibility).tolist()
         for row, box in enumerate(scene.boxes_xywh().tolist()):
+            # Whoever reads a crowd region with a person's id may take it for that person.
+            identity = {"person_id": int(scene.person_ids[row])} if shown[row] else {}
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -49,7 +51,7 @@ def _tree(scenes: Sequence[SceneRecord], split: SplitName, min_visibility: float
                     "bbox": box,
                     "area": box[2] * box[3],
                     "iscrowd": 0 if shown[row] else 1,
-                    "person_id": int(scene.person_ids[row]),
+                    **identity,
                     "visibility": round(float(scene.visibility[row]), 3),
                 }
             )
