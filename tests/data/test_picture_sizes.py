@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from person_search.commands import predictions_of, run_info
+from person_search.config import Config, with_settings
+from person_search.data.catalogue import open_dataset, open_split
 from person_search.data.loading import TrainingOrder, scene_batches, training_batches
 from person_search.data.picture_sizes import SAMPLE, check_sizes, compare_sizes
 from person_search.data.scene import Scene, Split, as_boxes
@@ -72,3 +77,17 @@ def test_a_long_split_is_looked_at_from_first_to_last(tmp_path: Path) -> None:
     assert check.contradiction is not None
     assert "0.png" in check.missing
     assert compare_sizes(split_of(tmp_path, [])).looked_at == 0
+
+
+def test_info_and_evaluation_refuse_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "0.png", 20, 12)
+    image = {"id": 1, "file_name": "0.png", "width": 40, "height": 24}
+    annotations = [{"image_id": 1, "bbox": [1, 1, 5, 5], "person_id": 3}]
+    (tmp_path / "test.json").write_text(json.dumps({"images": [image], "annotations": annotations}))
+    config = with_settings(Config(), dataset="coco", data_root=tmp_path)
+    with pytest.raises(DataError, match="say 40 x 24"):
+        run_info(config)
+    assert "identities" in capsys.readouterr().out
+    split = open_split(open_dataset("coco", tmp_path, config.data), "test")
+    with pytest.raises(DataError, match=r"say 40 x 24.*1 of the 1 test pictures looked at"):
+        predictions_of(Mock(), split, config)

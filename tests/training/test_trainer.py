@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,19 @@ def test_an_unreadable_image_stops_the_run_unless_told_otherwise(
     assert run(config, dataset).step == 2
     assert str(broken) in caplog.text
     assert (tmp_path / "lenient" / "unreadable.txt").read_text() == f"{broken.name}\n"
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_pictures_of_another_size_than_declared_stop_it_before_it_starts(
+    make_config: MakeConfig, dataset: Dataset, part: str
+) -> None:
+    splits = {name: dataset.split(name) for name in ("train", "val")}
+    splits[part].scenes[-1] = replace(splits[part].scenes[-1], size=(10, 10))
+    dataset.split = lambda name: splits[name]
+    config = make_config(validate_every=1)
+    with pytest.raises(DataError, match=rf"{part}\d.jpg' is 96 x 64 pixels .* say 10 x 10"):
+        run(config, dataset)
+    assert not config.training.run_dir.exists()
 
 
 def test_starting_from_another_checkpoint(make_config: MakeConfig, dataset: Dataset, tmp_path: Path) -> None:

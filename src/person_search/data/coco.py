@@ -39,14 +39,14 @@ class CocoDataset(Dataset):
 
     def __init__(self, root: Path, config: DataConfig | None = None):
         super().__init__(root, config)
-        self._read: dict[Path, CocoFile] = {}
+        self._shared: tuple[Path, CocoFile] | None = None
 
     def has_validation(self) -> bool:
         """Whether there are validation images."""
         if self._own_file("val") is not None:
             return True
         path = self._shared_file()
-        return path is not None and self._file(path).has_split("val")
+        return path is not None and self._shared_content(path).has_split("val")
 
     def split(self, name: SplitName) -> Split:
         """One split. Raises DataError for missing or damaged files, UsageError if there is no such split."""
@@ -56,7 +56,7 @@ class CocoDataset(Dataset):
         if own is not None:
             content = self._file(own).own(name, notes)
         elif shared is not None:
-            content = self._file(shared).part(name, notes)
+            content = self._shared_content(shared).part(name, notes)
             if not content.images:
                 raise UsageError(
                     f'\'{shared}\' has no {name} images; give images "split": "{name}" or write {name}.json beside it'
@@ -117,11 +117,15 @@ class CocoDataset(Dataset):
         return path if path.is_file() else None
 
     def _file(self, path: Path) -> CocoFile:
-        if path not in self._read:
-            self._read[path] = CocoFile(
-                path, person_id_key=self.config.person_id_key, crowds_with_id_are_people=self.crowds_with_id_are_people
-            )
-        return self._read[path]
+        return CocoFile(
+            path, person_id_key=self.config.person_id_key, crowds_with_id_are_people=self.crowds_with_id_are_people
+        )
+
+    def _shared_content(self, path: Path) -> CocoFile:
+        """The file of all splits, read once for them."""
+        if self._shared is None or self._shared[0] != path:
+            self._shared = path, self._file(path)
+        return self._shared[1]
 
     def _image_root(self, scenes: Sequence[Scene]) -> Path:
         images = self._folder / "images"
