@@ -259,6 +259,10 @@ class TrainingConfig(Section):
     group_by_aspect_ratio: bool = Field(
         False, description="make batches of images of like shape, so that less is padding; reads all headers once"
     )
+    max_skipped_steps: Count = Field(
+        20,
+        description="stop when, of late, this many more steps were skipped as not finite than taken, and at the end when most were; 0: never",
+    )
     checkpoint_every: AtLeastOne | None = Field(None, description="also write a checkpoint every this many steps")
     keep_checkpoints: AtLeastOne | None = Field(
         3, description="checkpoints of whole epochs to keep, the newest ones; None: all"

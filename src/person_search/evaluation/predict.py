@@ -14,6 +14,7 @@ from person_search.config import Config, EvaluationConfig
 from person_search.data.loading import scene_batches
 from person_search.data.scene import Ints, Query, Scene, Split, as_boxes
 from person_search.data.workers import lost_workers_named
+from person_search.errors import CheckpointError
 from person_search.evaluation.overlaps import offsets_of
 from person_search.evaluation.predictions import Predictions
 from person_search.models.detections import Detections
@@ -53,6 +54,7 @@ def predict(
             for scenes, queries, looked in _looks(model, split, config):
                 # By now the next batch is on its way, and the device need not wait for this one's results to be kept.
                 kept = looked.wait()
+                _check_finite(kept, model)
                 found.update(zip(scenes, kept[: len(scenes)], strict=True))
                 people.update(zip(queries, kept[len(scenes) :], strict=True))
                 if progress:
@@ -98,6 +100,18 @@ def _looks(model: PersonSearchModel, split: Split, config: Config) -> Iterator[t
         before = scenes, [query for scene in scenes for query in queries_of[scene]], looked
     if before is not None:
         yield before
+
+
+def _check_finite(found: Sequence[Detections], model: PersonSearchModel) -> None:
+    """Raise CheckpointError when what a model found is not finite: its weights are, or no error came so far."""
+    if all(bool(torch.isfinite(d.embeddings).all() and torch.isfinite(d.boxes).all()) for d in found):
+        return
+    sizes = {name: float(value.abs().max()) for name, value in model.state_dict().items() if value.numel()}
+    name = max(sizes, key=lambda each: sizes[each])
+    raise CheckpointError(
+        f"the model's weights are broken: what it computes is NaN or infinite, and '{name}' reaches {sizes[name]:.3g}; "
+        "its training was lost: use a checkpoint from before (or, with precision 16, try 32)"
+    )
 
 
 def _share(scenes: int, batch_size: int) -> list[int]:

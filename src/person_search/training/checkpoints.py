@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 FORMAT = "person-search checkpoint"
 VERSION = 1
 LAST, BEST = "last.pt", "best.pt"
+NAMED = 5
+"""Broken tensors that an error names one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +126,8 @@ def read_tensors(path: Path) -> Any:
 def newest_checkpoint(run_dir: Path) -> tuple[Path, Checkpoint] | None:
     """The newest good checkpoint of a run, or None where there is no checkpoint at all.
 
-    ``last.pt`` is the newest, then the epochs from the last to the first; a damaged one is skipped with a warning.
+    ``last.pt`` is the newest, then the epochs from the last to the first; one that is damaged or not finite is skipped
+    with a warning.
     Raises CheckpointError when all are damaged, or have a model alone.
     """
     found = [path for path in (run_dir / LAST, *reversed(epoch_checkpoints(run_dir))) if path.exists()]
@@ -138,6 +141,7 @@ def newest_checkpoint(run_dir: Path) -> tuple[Path, Checkpoint] | None:
     for path in found:
         try:
             checkpoint = read_checkpoint(path)
+            check_finite(checkpoint.model, f"checkpoint '{path}' is broken")
         except CheckpointError as error:
             log.warning("skipping a checkpoint: %s", error)
             continue
@@ -165,8 +169,27 @@ def drop_old_checkpoints(run_dir: Path, *, epoch: int, keep: int) -> None:
                 log.warning("cannot remove '%s': %s", path, error.strerror)
 
 
+def check_finite(tensors: dict[str, Tensor], what: str) -> None:
+    """Raise CheckpointError, of ``what``, that names the tensors with values that are NaN or infinite."""
+    counts = {
+        name: (int((~torch.isfinite(value)).sum()), value.numel())
+        for name, value in tensors.items()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    }
+    if counts:
+        named = [f"'{name}' ({bad} of {of} values)" for name, (bad, of) in list(counts.items())[:NAMED]]
+        more = f" and {len(counts) - NAMED} more" if len(counts) > NAMED else ""
+        raise CheckpointError(
+            f"{what}: {len(counts)} of {len(tensors)} tensors hold NaN or infinity: {', '.join(named)}{more}; "
+            "use a checkpoint from before its training broke"
+        )
+
+
 def load_model_state(model: PersonSearchModel, checkpoint: Checkpoint, path: Path) -> None:
-    """Load all weights and buffers. Raises CheckpointError naming the first difference between file and model."""
+    """Load all weights and buffers.
+
+    Raises CheckpointError naming the first difference between file and model, or the tensors that are not finite.
+    """
     if checkpoint.num_identities != model.num_identities:
         raise CheckpointError(
             f"checkpoint '{path}' was trained on {checkpoint.num_identities} identities, the data has "
@@ -175,13 +198,14 @@ def load_model_state(model: PersonSearchModel, checkpoint: Checkpoint, path: Pat
     difference = _other_method(model, checkpoint) or _first_difference(model.state_dict(), checkpoint.model)
     if difference:
         raise CheckpointError(f"checkpoint '{path}' does not fit this model: {difference}; use its own settings")
+    check_finite(checkpoint.model, f"checkpoint '{path}' is broken")
     model.load_state_dict(checkpoint.model)
 
 
 def start_from(model: PersonSearchModel, checkpoint: Checkpoint, path: Path) -> None:
     """Start ``model`` from a checkpoint of perhaps other data: all of it but what belongs to identities.
 
-    Raises CheckpointError where the rest differs.
+    Raises CheckpointError where the rest differs or is not finite.
     """
     own = identity_names(model)
     wanted = {name: value for name, value in model.state_dict().items() if name not in own}
@@ -189,6 +213,7 @@ def start_from(model: PersonSearchModel, checkpoint: Checkpoint, path: Path) -> 
     difference = _other_method(model, checkpoint) or _first_difference(wanted, given)
     if difference:
         raise CheckpointError(f"cannot start from checkpoint '{path}': {difference}; use its model settings")
+    check_finite(given, f"cannot start from checkpoint '{path}'")
     model.load_state_dict(given, strict=False)
 
 

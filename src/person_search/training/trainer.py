@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,7 @@ from person_search.training.checkpoints import (
     BEST,
     LAST,
     Checkpoint,
+    check_finite,
     drop_old_checkpoints,
     epoch_name,
     load_model_state,
@@ -37,6 +39,7 @@ from person_search.training.checkpoints import (
 )
 from person_search.training.companions import losses_named
 from person_search.training.curves import Curves, RunningMeans
+from person_search.training.lost import SkippedSteps
 from person_search.training.optimizers import build_optimizers, restore_optimizer, set_learning_rates
 from person_search.training.pictures import proposals_beside_truth, validation_rankings
 from person_search.training.processes import (
@@ -207,6 +210,7 @@ class Run:
         )
         self.data = data_record(split)
         self.position = Position(images_per_step=self.order.images_per_step)
+        self.skipped = SkippedSteps(config)
         self.total_steps = self._count_steps()
         self.curves: Curves | None = None
         self.means = RunningMeans()
@@ -238,6 +242,8 @@ class Run:
                 while not self.finished:
                     self._run_epoch(stop, progress)
                     self._validate_if_due(stop, progress)
+                with together():
+                    self.skipped.at_end()
         finally:
             if self.curves:
                 self.curves.close()
@@ -313,6 +319,8 @@ class Run:
             self.curves.add(step=position.step, epoch=position.epoch + 1, values=row)
         if self.curves and show:
             self._show_proposals(self.curves, group[-1])
+        with together() if result.skipped else nullcontext():
+            self.skipped.note(result.skipped)
         return result
 
     def _end_epoch(self) -> None:
@@ -329,7 +337,7 @@ class Run:
     def _validate_if_due(self, stop: StopRequest, progress: RunProgress) -> None:
         """Validate where the schedule says so, or at the end; the checkpoint before it is already written."""
         position = self.position
-        if self.validation is None or position.validated >= position.step:
+        if self.validation is None or position.validated >= position.step or self.skipped.doubtful:
             return
         if not self._validation_is_due():
             return
@@ -375,20 +383,29 @@ class Run:
 
     def _interruption(self) -> InterruptedRunError:
         run_dir = self.config.training.run_dir
+        written = f"'{run_dir / LAST}' is written"
+        kept = "the checkpoints from before steps were skipped are kept" if self.skipped.doubtful else written
         return InterruptedRunError(
-            f"stopped after step {self.position.step} of {self.total_steps}; '{run_dir / LAST}' is written; "
+            f"stopped after step {self.position.step} of {self.total_steps}; {kept}; "
             f"continue with: {resume_command(run_dir)}"
         )
 
     # Checkpoints.
 
     def _save(self, name: str, *, for_use: bool = False) -> None:
-        """Write a checkpoint: to resume from, or ``for_use``, with the model alone. All processes call this."""
+        """Write a checkpoint: to resume from, or ``for_use``, with the model alone. All processes call this.
+
+        Weights with which steps fail do not take the place of good ones.
+        """
+        if self.skipped.doubtful:
+            log.warning("'%s' is not written: the newest steps were skipped as not finite", name)
+            return
         average_statistics(self.model)
         randomness = everyones(random_state(self.fabric.device))
         with together():
             if self.fabric.is_global_zero:
                 training = None if for_use else self._training_state(randomness)
+                check_finite(self.model.state_dict(), f"the weights are broken after step {self.position.step}")
                 contents = Checkpoint(self.model.config, self.model.num_identities, self.model.state_dict(), training)
                 save_checkpoint(self.config.training.run_dir / name, contents)
 
