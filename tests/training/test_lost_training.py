@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +20,7 @@ from person_search.errors import CheckpointError
 from person_search.models.loading import load_model
 from person_search.training.checkpoints import newest_checkpoint, read_checkpoint
 from person_search.training.lost import DOUBTFUL, LostTrainingError, SkippedSteps
+from person_search.training.processes import InterruptedRunError
 from person_search.training.trainer import train
 
 MakeConfig = Callable[..., Config]
@@ -83,3 +89,23 @@ def test_a_broken_checkpoint_is_refused_by_name(make_config: MakeConfig, dataset
     newest = newest_checkpoint(outcome.last.parent)
     assert newest is not None
     assert newest[0].name == "epoch-001.pt"
+
+
+def test_the_first_signal_ends_the_wait_for_data(
+    make_config: MakeConfig, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = dataset.split("train")
+    for scene in made.scenes:
+        (dataset.root / scene.name).unlink()
+        os.mkfifo(dataset.root / scene.name)
+    monkeypatch.setattr(dataset, "split", lambda name: made)
+    config = make_config(workers=1)
+
+    def interrupt() -> None:
+        while not multiprocessing.active_children():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(InterruptedRunError, match="stopped after step 0"):
+        train(config, dataset=dataset, show_progress=False)

@@ -126,11 +126,30 @@ def start_for_test(config: TrainingConfig) -> torch.device:
     return torch.device(device_kind(config)) if devices * nodes == 1 else start_fabric(config)[0].device
 
 
+class StoppedWaitingError(Exception):
+    """A wish to stop came while this process waited for data."""
+
+
 class StopRequest:
     """Whether Ctrl-C or SIGTERM came. The first asks to stop after the step; a second one stops at once."""
 
     def __init__(self) -> None:
         self._since: float | None = None
+        self._waiting = False
+
+    @contextmanager
+    def waiting(self, alone: bool) -> Iterator[None]:
+        """Within the block, which changes nothing, a process that is ``alone`` is stopped by the first signal.
+
+        Raises StoppedWaitingError. With others it goes on: they count on its part of the step.
+        """
+        if alone and self.wanted:
+            raise StoppedWaitingError
+        self._waiting = alone
+        try:
+            yield
+        finally:
+            self._waiting = False
 
     @property
     def wanted(self) -> bool:
@@ -142,6 +161,8 @@ class StopRequest:
         now = time.monotonic()
         if self._since is None:
             self._since = now
+            if self._waiting:
+                raise StoppedWaitingError
         elif now - self._since > SAME_WISH or not started_by_launcher():
             raise KeyboardInterrupt
 

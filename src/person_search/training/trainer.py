@@ -44,6 +44,7 @@ from person_search.training.optimizers import build_optimizers, restore_optimize
 from person_search.training.pictures import proposals_beside_truth, validation_rankings
 from person_search.training.processes import (
     InterruptedRunError,
+    StoppedWaitingError,
     StopRequest,
     device_kind,
     process_counts,
@@ -292,7 +293,12 @@ class Run:
         # Schedules count in steps of the present size, whatever the size of those before.
         number = min(position.images // self.order.images_per_step, self.order.steps - 1)
         rates = set_learning_rates(self.optimizers, self.schedules, epoch=position.epoch, step=number)
-        group = list(raise_errors(islice(batches, self.order.batches_in(size))))
+        try:
+            with stop.waiting(alone=self.fabric.world_size == 1):
+                group = list(raise_errors(islice(batches, self.order.batches_in(size))))
+        except StoppedWaitingError:
+            self._save(LAST)
+            raise self._interruption() from None
         show = (
             self.curves is not None and settings.display and position.step % (PICTURES_EVERY * settings.log_every) == 0
         )
@@ -348,7 +354,11 @@ class Run:
                 raise self._interruption()
 
         average_statistics(self.model)
-        metrics = self.validation.run(self.model, self.config, progress=show)
+        try:
+            with stop.waiting(alone=self.fabric.world_size == 1):
+                metrics = self.validation.run(self.model, self.config, progress=show)
+        except StoppedWaitingError:
+            raise self._interruption() from None
         position.validated = position.step
         result = rank_of(metrics)
         if result > (-math.inf if position.best is None else position.best):
