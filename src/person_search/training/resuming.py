@@ -51,6 +51,7 @@ REFUSED = {
         ("dataset", "skip_unreadable", "validation_share", "mot_split", "mot_train_share", "flip", "seed"),
         "which images are shown, in which order",
     ),
+    **dict.fromkeys(("person_id_key", "unlabelled_ids"), "who is who in them"),
     "group_by_aspect_ratio": "the order of images, in the middle of an epoch too",
     **dict.fromkeys(
         ("mot_min_gap", "detection_threshold", "search_threshold"),
