@@ -258,7 +258,11 @@ def test_a_run_of_version_0_1_0_goes_on_and_it_is_said(
     as_version_0_1_0(outcome.last)
     path = outcome.last.parent / "config.yaml"
     path.write_text(path.read_text().replace("  keep_checkpoints: 3\n", ""))
-    run(make_config(max_epochs=5, batch_size=3, group_by_aspect_ratio=grouped), dataset, resume=True)
+    settings = {"batch_size": 3, "group_by_aspect_ratio": grouped}
+    run(make_config(max_steps=2, **settings), dataset, resume=True)
+    # Steps were of two images, as nothing but the settings says.
+    assert read_checkpoint(outcome.last).training["position"]["parts"] == [(2, 2)]
+    run(make_config(**settings), dataset, resume=True)
     assert "last.pt' does not say what it was trained on (version 0.1.0" in caplog.text
     assert sorted(chain(*shown[:3])) == EVERYTHING
     assert read_checkpoint(outcome.last).training["data"]["scenes"] == 4
