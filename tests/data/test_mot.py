@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from person_search.config import DataConfig
+from person_search.data.catalogue import survey
+from person_search.data.fingerprint import fingerprint
 from person_search.data.mot import MotDataset
-from person_search.data.scene import ProtocolOptions
+from person_search.data.scene import ProtocolOptions, SplitName
 from person_search.errors import DataError, UsageError
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "pets09"
@@ -133,7 +136,7 @@ def test_sequence_split(tmp_path: Path) -> None:
     test = dataset.split("test")
     assert {scene.sequence for scene in test.scenes} == {"C"}
     assert test.seen_identities is None
-    with pytest.raises(UsageError, match="the test split is empty: mot_train_share 1"):
+    with pytest.raises(UsageError, match="the test split is empty: --mot-train-share 1 by sequence gives 3 of 3 "):
         MotDataset(tmp_path, config(mot_split="sequence", mot_train_share=1)).split("test")
 
 
@@ -142,6 +145,7 @@ def test_mot17_copies_are_read_once(tmp_path: Path) -> None:
         write_sequence(tmp_path / name)
     train = MotDataset(tmp_path, config()).split("train")
     assert sorted({str(scene.sequence) for scene in train.scenes}) == ["MOT17-02-DPM", "MOT17-04-DPM"]
+    assert train.notes[0].endswith("the same pictures and people as those of another detector (MOT17-02-SDP)")
 
 
 def rewrite(path: str, text: str) -> Callable[[Path], object]:
@@ -153,22 +157,234 @@ def rewrite(path: str, text: str) -> Callable[[Path], object]:
     [
         (lambda f: (f / "gt" / "gt.txt").unlink(), r"missing file '.*gt.txt'; expected one folder per sequence"),
         (lambda f: (f / "seqinfo.ini").unlink(), r"missing file '.*seqinfo.ini'; expected one folder per sequence"),
-        (rewrite("seqinfo.ini", "[Sequence]\nname=x\n"), r"seqinfo.ini' is damaged: expected .* frameRate"),
+        (rewrite("seqinfo.ini", "[Sequence]\nname=x\n"), r"seqinfo.ini': expected frameRate in .*, found none"),
+        (rewrite("seqinfo.ini", "[sequence]\nframeRate=5\n"), r"expected a section \[Sequence\], found \['sequence'\]"),
         (rewrite("seqinfo.ini", "[Seq"), r"seqinfo.ini' is damaged"),
-        (rewrite("seqinfo.ini", "[Sequence]\nframeRate=0\n"), r"expected a frameRate above 0, found 0"),
+        (rewrite("seqinfo.ini", "[Sequence]\nframeRate=0\n"), r"expected a frameRate above 0, .* found '0'"),
         (rewrite("seqinfo.ini", "[Sequence]\nframeRate=5\nimDir=img2\n"), r"missing folder '.*img2'"),
-        (rewrite("seqinfo.ini", "[Sequence]\nframeRate=5\nimExt=.png\n"), r"no frames in .*000001.png"),
+        (rewrite("seqinfo.ini", "[Sequence]\nframeRate=30/0\n"), r"expected a frameRate above 0, .*, found '30/0'"),
+        (rewrite("seqinfo.ini", "[Sequence]\nframeRate=25 fps\n"), r"expected a frameRate .*, found '25 fps'"),
+        (
+            rewrite("seqinfo.ini", INFO.replace("=10\n", "=ten\n")),
+            r"expected a whole number for seqLength, found 'ten'",
+        ),
+        (rewrite("seqinfo.ini", INFO.replace("=100", "=-1")), r"expected a whole number for imWidth, found '-1'"),
+        (rewrite("seqinfo.ini", INFO + "sharedIds=maybe\n"), r"expected true or false for sharedIds, found 'maybe'"),
+        (lambda f: shutil.rmtree(f / "img1") or (f / "img1").mkdir(), r"no frames in .*000001.jpg"),
+        (lambda f: (f / "img1" / "1.jpg").touch(), r"frame 1 is there 2 times \(000001.jpg, 1.jpg\)"),
+        (
+            lambda f: (f / "gt" / "gt.txt").write_bytes(b"1,1,5,5,5,5,1\xff"),
+            r"cannot read .*gt.txt'.* save it as UTF-8",
+        ),
+        (rewrite("gt/gt.txt", "1.5,1,5,5,5,5,1\n"), r"line 1: expected a whole number for the frame, found 1.5"),
+        (rewrite("gt/gt.txt", "1,0.25,5,5,5,5,1\n"), r"line 1: expected a whole number for the id, found 0.25"),
+        (rewrite("gt/gt.txt", "1,1,5,5,5,5,1,-3.2,16\n"), r"line 1: expected a whole number for the class .*-3.2"),
+        (rewrite("gt/labels.txt", "car\nbus\n"), r"labels.txt' names car, bus: none of them people"),
+        (rewrite("gt/labels.txt", "person\n"), r"line 6: class 7 is not in labels.txt, which names 1 to 1"),
         (rewrite("gt/gt.txt", "1,1,5,5,5,5,1\n1,2,3"), r"gt.txt' line 2: expected 'frame,id,x,y"),
         (rewrite("gt/gt.txt", "1,1,5,5,5,nan,1\n"), r"gt.txt' line 1: expected 'frame,id,x,y"),
         (rewrite("gt/gt.txt", "\n1,1,5,5,0,5,1\n"), r"gt.txt' line 2: the box .* has no area or lies outside"),
         (rewrite("gt/gt.txt", "1,1,100,5,5,5,1\n"), r"gt.txt' line 1: the box .* has no area or lies outside"),
-        (rewrite("gt/gt.txt", "1,1,5,5,5,5,1\n1,1,6,6,6,6,1\n"), r"line 2: person 1 is in frame 1 twice"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], expected: str) -> None:
     damage(write_sequence(tmp_path / "A"))
     with pytest.raises(DataError, match=expected):
         MotDataset(tmp_path, config()).split("test")
+
+
+def notes_of(root: Path, **settings: object) -> list[str]:
+    """Notes of the test split, without the root."""
+    return [note.replace(f"{root}/", "") for note in MotDataset(root, config(**settings)).split("test").notes]
+
+
+def frames(first: int, last: int, step: int = 1, ids: int = 1) -> list[str]:
+    return [f"{n},{k},{10 * k},10,20,40,1,1,1" for n in range(first, last + 1, step) for k in range(1, ids + 1)]
+
+
+def test_what_is_not_used_is_named(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "A", info=INFO + "camera=left\n")
+    (tmp_path / "A" / "img1" / "cover.jpg").touch()
+    (tmp_path / "A" / "img1" / ".DS_Store").touch()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / ".git").mkdir()
+    notes = [
+        f"'{tmp_path}': 1 folders are left out: neither seqinfo.ini nor gt/ in them (pictures)",
+        "'A/seqinfo.ini': 1 settings are not known and not used (camera)",
+        "'A/img1': 1 entries are left out: no frames, such as 000001.jpg (cover.jpg)",
+        "'A/gt/gt.txt': 1 rows of class car are left out: not people (line 7)",
+        "'A/gt/gt.txt': 1 regions to ignore have no area or lie outside the picture: left out (line 8)",
+        "'A/gt/gt.txt': 1 of 12 rows are left out, of frames without a file: gt.txt names 7 frames from 1 to 10, there "
+        "are 9 files from 1 to 10; add the files, or number both alike if pictures were left out and renumbered "
+        "(frame 6)",
+    ]
+    assert notes_of(tmp_path) == notes
+    assert [note.replace(f"{tmp_path}/", "") for note in MotDataset(tmp_path, config()).split("train").notes] == notes
+
+
+def test_mot15_has_coordinates_instead_of_classes(tmp_path: Path) -> None:
+    rows = [f"{n},1,10,10,20,40,1,{x},16.24,0.45" for n, x in ((1, -3.1), (2, 3.0), (3, 7.3), (9, 1.4), (10, 0))]
+    write_sequence(tmp_path / "A", rows, skip=())
+    split = MotDataset(tmp_path, config()).split("train")
+    assert [len(scene.boxes) for scene in split.scenes] == [1, 1, 1, 0]
+    assert not any(len(scene.ignore) for scene in split.scenes)
+    note = notes_of(tmp_path)[0]
+    assert "5 rows of 10 columns: the last three are taken for MOT15's world coordinates" in note
+
+
+def test_classes_by_name(tmp_path: Path) -> None:
+    rows = [f"1,{k},{10 * k},10,20,40,1,{k},1,0" for k in (1, 2, 3)]
+    write_sequence(tmp_path / "A", rows, skip=())
+    (tmp_path / "A" / "gt" / "labels.txt").write_bytes(b"\xef\xbb\xbfCar\r\nStatic_Person\r\npedestrian\r\n")
+    scene = MotDataset(tmp_path, config()).split("train").scenes[0]
+    assert scene.boxes.tolist() == [[30, 10, 50, 50]]
+    assert scene.ignore.tolist() == [[20, 10, 40, 50]]
+    assert "1 rows of class car are left out: not people (line 1)" in notes_of(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "files", "expected"),
+    [
+        (frames(0, 9), range(1, 11), "a sign that all boxes are one frame off; number both alike (frame 0)"),
+        (frames(1, 10), range(10), "a sign that all boxes are one frame off; number both alike (frame 10)"),
+        (frames(1, 10), range(10, 101, 10), "a sign that frames were renumbered; number both alike (frame 1, frame 2,"),
+        (frames(10, 100, 10), range(1, 11), "a sign that frames were renumbered; number both alike (frame 20,"),
+        (frames(1, 50), range(1, 51, 5), "a sign that the pictures were thinned out; what is left is used (frame 2,"),
+        (frames(1, 50), range(1, 6), "add the files, or number both alike if pictures were left out and renumbered"),
+        (frames(3, 5), range(1, 6), None),
+    ],
+)
+def test_frames_without_a_file(tmp_path: Path, rows: list[str], files: range, expected: str | None) -> None:
+    write_sequence(tmp_path / "A", rows, INFO.replace("seqLength=10\n", ""), skip=tuple(range(1, 11)))
+    for number in files:
+        (tmp_path / "A" / "img1" / f"{number:06d}.jpg").touch()
+    found = [note for note in notes_of(tmp_path) if "of frames without a file" in note]
+    missing = sum(int(row.split(",")[0]) not in files for row in rows)
+    assert len(found) == (expected is not None)
+    if expected is not None:
+        assert f"{missing} of {len(rows)} rows are left out" in found[0]
+        assert expected in found[0]
+
+
+def test_other_endings_are_read(tmp_path: Path) -> None:
+    folder = write_sequence(tmp_path / "A", frames(1, 10), skip=()) / "img1"
+    for number in (7, 8, 9):
+        (folder / f"{number:06d}.jpg").rename(folder / f"{number:06d}.jpeg")
+    (folder / "000010.jpg").rename(folder / "000010.JPG")
+    (folder / "000001.png").touch()
+    dataset = MotDataset(tmp_path, config())
+    assert [scene.name for scene in dataset.split("test").scenes][-2:] == ["A/img1/000009.jpeg", "A/img1/000010.JPG"]
+    assert dataset.split("train").scenes[0].name == "A/img1/000001.jpg"
+    assert notes_of(tmp_path) == [
+        "'A/img1': 1 files are left out: the frame is there with imExt's .jpg too (000001.png)",
+        "'A/img1': 3 frames do not end in .jpg as imExt says; they are used (000007.jpeg, 000008.jpeg, 000009.jpeg)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("length", "skip", "train", "noted"),
+    [
+        (10, (), 4, False),
+        (600, (), 4, True),
+        (5, (), 4, True),
+        (0, (), 4, False),
+        (10, (2, 4, 6, 8, 10), 2, False),
+        (8, (2, 4, 6, 8, 10), 2, False),
+        (11, (2, 4, 6, 8, 10), 2, True),
+        (99, (2, 4, 6, 8, 10), 2, True),
+    ],
+)
+def test_length_of_a_sequence(tmp_path: Path, length: int, skip: tuple[int, ...], train: int, noted: bool) -> None:
+    write_sequence(tmp_path / "A", frames(1, 1), INFO.replace("seqLength=10", f"seqLength={length}"), skip=skip)
+    assert len(MotDataset(tmp_path, config()).split("train").scenes) == train
+    assert any(f"seqLength is {length}, but there are" in note for note in notes_of(tmp_path)) == noted
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_byte_order_marks_are_read(tmp_path: Path, encoding: str) -> None:
+    folder = write_sequence(tmp_path / "A")
+    expected = MotDataset(tmp_path, config()).split("test")
+    (folder / "seqinfo.ini").write_text(INFO, encoding=encoding)
+    (folder / "gt" / "gt.txt").write_text("\n".join(ROWS), encoding=encoding)
+    found = MotDataset(tmp_path, config()).split("test")
+    assert fingerprint(found) == fingerprint(expected)
+    assert found.notes == expected.notes
+
+
+def test_frame_rate_as_a_fraction(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "A", info=INFO.replace("frameRate=2", "frameRate=30000/1001"))
+    assert MotDataset(tmp_path, config()).split("train").scenes[1].time == pytest.approx(1001 / 30000)
+
+
+@pytest.mark.parametrize(
+    ("given", "size"), [("imWidth=100", (100, 80)), ("imWidth=0", None), ("", None), ("imWidth=100.0", (100, 80))]
+)
+def test_declared_size(tmp_path: Path, given: str, size: tuple[int, int] | None) -> None:
+    write_sequence(tmp_path / "A", info=INFO.replace("imWidth=100", given))
+    assert MotDataset(tmp_path, config()).split("train").scenes[0].size == size
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "expected"),
+    [
+        ({"mot_train_share": 1.0}, "test", "'A' has frames 1 to 10, those up to 10 train; change it"),
+        ({"mot_train_share": 0.0}, "train", "'A' has frames 1 to 10, those up to 0 train; change it"),
+        ({"mot_split": "sequence"}, "train", "by sequence gives 0 of 1 sequence.s. to training; .* --mot-split time"),
+    ],
+)
+def test_why_a_split_is_empty(tmp_path: Path, settings: dict[str, object], name: SplitName, expected: str) -> None:
+    dataset = MotDataset(write_sequence(tmp_path / "A"), config(**settings))
+    with pytest.raises(UsageError, match=f"the {name} split is empty: .*{expected}"):
+        dataset.split(name)
+    counts, notes = survey(dataset)
+    assert [split.split for split in counts] == list({"train", "test"} - {name})
+    assert any(f"the {name} split is empty" in note for note in notes)
+
+
+def test_why_there_are_no_queries(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "A", frames(1, 10), skip=())
+    assert notes_of(tmp_path, mot_min_gap=2.5) == []
+    assert notes_of(tmp_path, mot_min_gap=2.6) == [
+        f"'{tmp_path}': no test box is of a person seen again at least 2.6 s away: no queries; shorten --mot-min-gap"
+    ]
+
+
+def test_of_a_person_twice_in_a_frame_the_first_box_is_asked_for(tmp_path: Path) -> None:
+    rows = [*frames(1, 10), "10,1,60,10,20,40,1,1,1"]
+    test = MotDataset(write_sequence(tmp_path / "A", rows, skip=()), config()).split("test")
+    assert test.scenes[-1].person_ids.tolist() == [0, 0]
+    assert [query.box.tolist() for query in test.queries if query.scene == 5] == [[10, 10, 30, 50]]
+
+
+def test_folders_of_sequences_are_pointed_to(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "train" / "A")
+    with pytest.raises(DataError, match=r"no sequence in .*; there are some in train: set --data-root"):
+        MotDataset(tmp_path, config()).split("test")
+
+
+def test_queries_are_those_found_pair_by_pair(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("A", "B"):
+        rows = [f"{n},{k},{10 * k},10,9,40,1" for n in range(1, 11) for k in range(8) if generator.random() < 0.3]
+        write_sequence(tmp_path / name, [*rows, "5,-1,1,1,5,5,1", "9,-1,1,1,5,5,1"], INFO + "sharedIds=true\n", ())
+    for gap in (0.0, 0.5, 1.5, 3.0):
+        test = MotDataset(tmp_path, config(mot_min_gap=gap)).split("test")
+        places = [(n, p) for n, scene in enumerate(test.scenes) for p in scene.person_ids.tolist() if p >= 0]
+        expected = [
+            (scene, person)
+            for scene, person in places
+            if any(
+                other == person
+                and n != scene
+                and (
+                    test.scenes[n].sequence != test.scenes[scene].sequence
+                    or abs((test.scenes[n].time or 0) - (test.scenes[scene].time or 0)) >= gap - 1e-6
+                )
+                for n, other in places
+            )
+        ]
+        assert expected
+        assert [(query.scene, query.person_id) for query in test.queries] == expected
 
 
 def test_wrong_questions(tmp_path: Path) -> None:
