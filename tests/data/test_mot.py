@@ -336,9 +336,9 @@ def test_why_a_split_is_empty(tmp_path: Path, settings: dict[str, object], name:
     dataset = MotDataset(write_sequence(tmp_path / "A"), config(**settings))
     with pytest.raises(UsageError, match=f"the {name} split is empty: .*{expected}"):
         dataset.split(name)
-    counts, notes = survey(dataset)
-    assert [split.split for split in counts] == list({"train", "test"} - {name})
-    assert any(f"the {name} split is empty" in note for note in notes)
+    found = survey(dataset)
+    assert [split.split for split in found.counts] == list({"train", "test"} - {name})
+    assert any(f"the {name} split is empty" in note for note in found.notes)
 
 
 def test_why_there_are_no_queries(tmp_path: Path) -> None:
