@@ -27,6 +27,18 @@ def test_output_size(height, width, expected):
     assert transform().output_size(height, width, 600) == expected
 
 
+def test_an_exact_fit_does_not_lose_a_pixel_to_rounding():
+    """38 x (174 / 38) is 173.99999999999997 in floating point."""
+    assert transform().output_size(38, 76, 174) == (174, 348)
+    for side in range(1, 400):
+        assert transform(longer=10**6).output_size(side, side, 600) == (600, 600)
+
+
+def test_sides_are_rounded_down_and_never_to_nothing():
+    assert transform(100, 1000).output_size(300, 599, 100) == (100, 199)
+    assert transform(600, 100).output_size(1, 1000, 600) == (1, 100)
+
+
 def test_batch_is_padded_with_zeros_to_a_multiple_of_32():
     batch = transform(96, 128)([torch.full((3, 96, 100), 255, dtype=torch.uint8), torch.zeros(3, 100, 96)])
     assert batch.tensors.shape == (2, 3, 128, 128)

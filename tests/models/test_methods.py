@@ -8,6 +8,8 @@ import torch
 from person_search.config import ModelConfig
 from person_search.models.building import build_model
 from person_search.models.detections import Target
+from person_search.models.softmax_loss import SoftmaxLoss
+from person_search.registry import losses
 
 METHODS = ["baseline", "oim", "nae"]
 NOBODY = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
@@ -145,6 +147,36 @@ def test_a_frozen_trunk_keeps_its_statistics_and_weights():
     assert model.trunk.layer1[0].conv1.weight.grad is not None
     assert all(torch.equal(v, model.trunk.state_dict()[k]) for k, v in before.items())
     assert model.top.layer4[0].bn1.training
+
+
+@pytest.mark.parametrize(("says", "expected"), [(False, {2, 3}), (True, {-1, 2, 3}), (None, {-1, 2, 3})])
+def test_a_plug_ins_loss_says_itself_whether_people_without_identity_train_it(says, expected, monkeypatch):
+    """By what it is, not by its name: a softmax of one's own trains on the rows of the one built in."""
+    seen = []
+
+    class Mine(SoftmaxLoss):
+        def forward(self, embeddings, labels):
+            seen.append(labels)
+            return super().forward(embeddings, labels)
+
+    class Silent(torch.nn.Module):
+        def __init__(self, features, identities, config):
+            super().__init__()
+            self.inner = Mine(features, identities, config)
+
+        def forward(self, embeddings, labels):
+            return self.inner(embeddings, labels)
+
+    if says is not None:
+        Mine.uses_unlabelled = says
+    monkeypatch.setitem(losses._registered, "mine", Silent if says is None else Mine)
+    model = small(reid_loss="mine").train()
+    model(pictures(), [people(2, -1), people(3, -1)])
+    assert set(seen[0].tolist()) == expected
+    if says is False:
+        built_in = small(reid_loss="softmax").train()
+        built_in(pictures(), [people(2, -1), people(3, -1)])
+        assert built_in.metrics["reid_rois"] == model.metrics["reid_rois"]
 
 
 @pytest.mark.parametrize("method", METHODS)

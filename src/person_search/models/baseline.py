@@ -31,6 +31,7 @@ class Baseline(PersonSearchModel):
         self.bbox_pred = nn.Linear(256, 8)
         self.neck = Neck(self.level_channels)
         loss = reid_losses.get(config.reid_loss)
+        self.labelled_only = not getattr(loss, "uses_unlabelled", True)
         self.reid_loss = nn.ModuleDict(
             {level: loss(size, num_identities, config) for level, size in self.level_channels.items()}
         )
@@ -76,7 +77,7 @@ class Baseline(PersonSearchModel):
                     boxes,
                     target,
                     per_person=self.config.pk_per_person,
-                    labelled_only=self.config.reid_loss == "softmax",
+                    labelled_only=self.labelled_only,
                 )
                 for boxes, target in zip(proposals, targets, strict=True)
             ]

@@ -23,6 +23,7 @@ class OIMLoss(nn.Module):
         config: ``oim_scale``, ``oim_momentum``, ``oim_queue``.
     """
 
+    uses_unlabelled = True
     lut: Tensor
     queue: Tensor
     queue_count: Tensor

@@ -18,6 +18,8 @@ class SoftmaxLoss(nn.Module):
         config: not used; every re-ID loss is built alike.
     """
 
+    uses_unlabelled = False
+
     def __init__(self, features: int, identities: int, config: ModelConfig):
         super().__init__()
         self.classifier = nn.Linear(features, identities, bias=False)

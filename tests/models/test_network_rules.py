@@ -1,0 +1,202 @@
+"""Rules of the networks that whole outputs would show only as other numbers, each by a case worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from person_search.config import ModelConfig
+from person_search.models.backbones import ARCHITECTURES, Trunk, make_layer
+from person_search.models.box_heads import LightHead, box_loss
+from person_search.models.building import build_model
+from person_search.models.detections import Target
+from person_search.models.person_search_model import PersonSearchModel
+from person_search.models.roi_sampling import BACKGROUND, SampledRois
+from person_search.models.rpn import RPN
+
+METHODS = ["baseline", "oim", "nae"]
+
+
+def small(method: str = "baseline", **settings: object) -> PersonSearchModel:
+    torch.manual_seed(0)
+    defaults: dict[str, object] = {
+        "backbone": "resnet18",
+        "width": 0.125,
+        "weights": "none",
+        "shorter_side": (64,),
+        "longer_side": 96,
+        "anchor_sizes": (24.0,),
+        "rpn_post_nms_train": 50,
+    }
+    return build_model(ModelConfig(method=method, **(defaults | settings)), num_identities=5)
+
+
+def ramp(height: int, width: int) -> torch.Tensor:
+    """(1, 1, H, W) whose value at a cell is its column number."""
+    return torch.arange(width, dtype=torch.float32).expand(1, 1, height, width)
+
+
+def test_roi_align_puts_cell_centres_on_whole_numbers() -> None:
+    """Without the half-pixel shift ("aligned") a box over cells 2 to 9 is averaged to 2 + (k + 0.5) in bin k of 7."""
+    (bins,) = small().align(ramp(20, 20), [torch.tensor([[32.0, 32, 144, 256]])])[0]
+    assert bins.shape == (14, 7)
+    torch.testing.assert_close(bins[0], torch.tensor([2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5]))
+
+
+def test_roi_align_takes_as_many_samples_as_a_bin_has_cells() -> None:
+    """A bin 4 cells wide is sampled at 4 places; of a single bright cell beside it each sees half or nothing."""
+    features = torch.zeros(1, 1, 60, 60)
+    features[0, 0, :, 1] = 1.0
+    (bins,) = small().align(features, [torch.tensor([[0.0, 0, 28 * 16, 56 * 16]])])[0]
+    torch.testing.assert_close(bins[3, 0], torch.tensor((0.5 + 0.5) / 4))
+
+
+def test_levels_are_pooled_by_their_greatest_value() -> None:
+    model = small(levels=("C4", "C5")).eval()
+    aligned = torch.rand(3, model.trunk.channels, 14, 7)
+    with torch.no_grad():
+        pooled = model.pool(aligned)
+        top = model.top(aligned)
+    torch.testing.assert_close(pooled["C4"], aligned.flatten(2).max(2).values)
+    torch.testing.assert_close(pooled["C5"], top.flatten(2).max(2).values)
+
+
+def test_box_deltas_of_rois_are_ten_and_five_times_and_of_anchors_plain() -> None:
+    box, wanted = torch.tensor([[0.0, 0, 10, 20]]), torch.tensor([[1.0, 2, 21, 22]])
+    plain = torch.tensor([[0.6, 0.1, math.log(2), 0.0]])
+    model = small()
+    torch.testing.assert_close(model.box_coder.encode_single(wanted, box), plain * torch.tensor([10.0, 10, 5, 5]))
+    torch.testing.assert_close(model.rpn.box_coder.encode_single(wanted, box), plain)
+    for coder in (model.box_coder, model.rpn.box_coder):
+        torch.testing.assert_close(coder.decode_single(coder.encode_single(wanted, box), box), wanted)
+        grown = coder.decode_single(torch.tensor([[0.0, 0, 100, 0]]), box)
+        assert float(grown[0, 2] - grown[0, 0]) == pytest.approx(10 * 1000 / 16, rel=1e-4)
+
+
+def test_box_loss_is_smooth_l1_with_its_bend_at_one() -> None:
+    rois = SampledRois(torch.zeros(4, 4), torch.tensor([0, -1, BACKGROUND, BACKGROUND]), torch.zeros(4, 4))
+    deltas = torch.full((4, 8), 100.0)
+    deltas[0, 4:] = torch.tensor([0.5, 0.0, 0.0, 0.0])
+    deltas[1, 4:] = torch.tensor([0.0, 3.0, 0.0, 0.0])
+    # Half the square below 1, the distance less a half above; two people, four RoIs.
+    assert float(box_loss(deltas, [rois], 1.0)) == pytest.approx((0.125 + 2.5) / 4)
+    assert float(box_loss(deltas, [rois], 10.0)) == pytest.approx(10 * (0.125 + 2.5) / 4)
+
+
+def test_anchor_loss_is_plain_l1_over_all_that_were_sampled() -> None:
+    rpn = small().rpn
+    deltas, wanted = torch.zeros(4, 4), torch.zeros(4, 4)
+    wanted[0, 0], wanted[1, 1] = 0.5, 3.0
+    _, box = rpn.compute_loss(torch.zeros(4, 1), deltas, [torch.tensor([1.0, 1, 0, -1])], [wanted])
+    assert float(box) == pytest.approx((0.5 + 3.0) / 3)
+
+
+@pytest.mark.parametrize(("share", "number"), [(0.5, 256), (0.25, 40)])
+def test_anchors_train_in_the_shares_and_numbers_set(share: float, number: int) -> None:
+    config = ModelConfig(rpn_batch_per_image=number, rpn_positive_share=share)
+    rpn = RPN(8, config, (24.0,))
+    labels = [torch.tensor([1.0] * 500 + [0.0] * 500 + [-1.0] * 20)]
+    rpn._sample(labels, [Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))])
+    assert int((labels[0] == 1).sum()) == number * share
+    assert int((labels[0] == 0).sum()) == number * (1 - share)
+
+
+def test_published_shares_of_anchors_and_rois() -> None:
+    config = ModelConfig()
+    assert (config.rpn_batch_per_image, config.rpn_positive_share) == (256, 0.5)
+    assert config.roi_positive_share == small().sample_rois.positive_share == 0.5
+
+
+@pytest.mark.parametrize(("caffe", "strides"), [(True, (2, 1)), (False, (1, 2))])
+def test_a_caffe_bottleneck_strides_on_its_first_convolution(caffe: bool, strides: tuple[int, int]) -> None:
+    first, second = make_layer(Bottleneck, 8, 8, 2, stride=2, caffe=caffe)
+    assert (first.conv1.stride[0], first.conv2.stride[0]) == strides
+    assert (second.conv1.stride[0], second.conv2.stride[0]) == (1, 1)
+    basic = make_layer(BasicBlock, 8, 8, 1, stride=2, caffe=caffe)[0]
+    assert (basic.conv1.stride[0], basic.conv2.stride[0]) == (2, 1)
+
+
+def test_caffe_pooling_starts_in_the_corner_and_torchvisions_one_before_it() -> None:
+    """Of values 0..8 in a row, windows of three: [0-2, 2-4, 4-6, 6-8] against [0-1, 1-3, 3-5, 5-7, 7-8]."""
+    architecture = ARCHITECTURES["resnet18"]
+    rows = {
+        caffe: Trunk(architecture, width=0.125, caffe=caffe).maxpool(ramp(9, 9))[0, 0, 0].tolist()
+        for caffe in (True, False)
+    }
+    assert rows == {True: [2, 4, 6, 8], False: [1, 3, 5, 7, 8]}
+    odd = Trunk(architecture, width=0.125, caffe=True).maxpool(ramp(10, 10))[0, 0, 0].tolist()
+    assert odd == [2, 4, 6, 8, 9]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_a_baseline_with_weights_is_frozen_unless_told_otherwise(method: str) -> None:
+    def frozen(**settings: object) -> bool:
+        torch.manual_seed(0)
+        config = ModelConfig(method=method, backbone="resnet18", width=0.125, **settings)
+        # The weights themselves come from elsewhere, as for a checkpoint.
+        return build_model(config, 5, load_weights=False).frozen
+
+    assert frozen(weights="imagenet") == (method == "baseline")
+    assert not frozen(weights="none")
+    assert frozen(weights="none", freeze=True)
+    assert not frozen(weights="imagenet", freeze=False)
+
+
+def test_the_light_head_is_one_by_one_and_strides_by_two() -> None:
+    head = LightHead(8)
+    assert (head.conv.kernel_size, head.conv.stride, head.conv.padding) == ((1, 1), (2, 2), (0, 0))
+    assert head.fc.in_features == 256 * 7 * 4
+    with torch.no_grad():
+        assert head(torch.rand(2, 8, 14, 7)).min() == 0
+
+
+def people() -> list[Target]:
+    return [Target(torch.tensor([[5.0, 8, 20, 45], [40, 5, 60, 50]]), torch.tensor([0, 2]), torch.zeros(0, 4), seed=4)]
+
+
+def losses_of(model: PersonSearchModel) -> dict[str, torch.Tensor]:
+    """After one pass over one picture, the same for every model."""
+    picture = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(1))
+    losses = model.train()([picture], people())
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def test_the_baselines_reid_loss_is_the_mean_over_levels_times_its_weight() -> None:
+    model = small(levels=("C4", "C5"), reid_loss_weight=3.0)
+
+    class Fixed(nn.Module):
+        def __init__(self, value: float):
+            super().__init__()
+            self.value = value
+
+        def forward(self, rows: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return rows.sum() * 0 + self.value, torch.tensor(self.value / 10)
+
+    model.reid_loss = nn.ModuleDict({"C4": Fixed(1.0), "C5": Fixed(4.0)})
+    assert float(losses_of(model)["reid"]) == pytest.approx(3.0 * (1 + 4) / 2)
+    assert float(model.metrics["identity_accuracy"]) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("method", "weight"), [("baseline", 1.0), ("oim", 1.0), ("nae", 10.0)])
+def test_the_box_loss_has_its_methods_weight_unless_one_is_set(method: str, weight: float) -> None:
+    own, set_to_one = (losses_of(small(method, **given))["box"] for given in ({}, {"box_loss_weight": 1.0}))
+    assert float(own) == pytest.approx(weight * float(set_to_one), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_boxes_and_embeddings_of_a_test_are_of_full_precision_inside_autocast(method: str) -> None:
+    """Under bfloat16 the network may round, but what is compared and regressed afterwards must not."""
+    model = small(method, score_threshold=0.0).eval()
+    picture = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = model([picture])
+        features = model.trunk(model.transform([picture]).tensors)
+    assert features.dtype == torch.bfloat16
+    assert len(found) > 0
+    assert {found.boxes.dtype, found.scores.dtype, found.embeddings.dtype} == {torch.float32}
+    lengths = found.embeddings.norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-5, rtol=0)
