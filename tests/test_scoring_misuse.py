@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,3 +209,14 @@ def test_what_scores_nothing_says_so(sets: Path, tmp_path: Path, capsys: pytest.
     assert [line.startswith(start) for line, start in zip(both, (nothing, varied), strict=True)] == [True, True]
     notes = json.loads((tmp_path / "compared.json").read_text())["notes"]
     assert [f"warning: {note}" for note in notes] == both
+
+
+def test_scoring_needs_no_pytorch(sets: Path) -> None:
+    code = (
+        "import sys; from person_search import cli\n"
+        "assert cli.run(sys.argv[1:], cli.dispatch) == 0\n"
+        "assert 'torch' not in sys.modules, 'seconds and hundreds of megabytes for nothing'\n"
+    )
+    arguments = ["score", "--dataset", "prw", "--data-root", str(sets / "prw"), "--predictions", str(sets / "prw.npz")]
+    found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from person_search.data.decode import UnreadableImageError, read_image
+from person_search.data.decode import read_image
 from person_search.data.image_sizes import read_size
+from person_search.data.unreadable import UnreadableImageError
 from person_search.errors import DataError
 
 HEIGHT, WIDTH = 20, 30

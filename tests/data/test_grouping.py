@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from person_search.data.decode import UnreadableImageError, read_image
+from person_search.data.decode import read_image
 from person_search.data.grouping import aspect_group, in_groups
 from person_search.data.image_sizes import aspect_ratios, read_size
 from person_search.data.loading import TrainingOrder
 from person_search.data.scene import Scene, Split, as_boxes
+from person_search.data.unreadable import UnreadableImageError
 
 RATIOS = [16 / 9, 4 / 3, 3 / 4] * 9
 

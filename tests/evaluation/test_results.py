@@ -100,6 +100,15 @@ def test_queries_say_what_was_asked_and_found() -> None:
         assert (query.truth_scenes, query.found_scenes) == (len(truths), wanted.found)
 
 
+def test_true_boxes_of_a_query_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions, split, protocol = problem()
+    every = score(predictions, split, [protocol], CONFIG).queries
+    monkeypatch.setattr("person_search.evaluation.results.TRUTHS_KEPT", 2)
+    few = score(predictions, split, [protocol], CONFIG).queries
+    assert max(query.truth_scenes for query in every) > 2
+    assert few == [replace(query, truths=query.truths[:2]) for query in every]
+
+
 def test_scenes_in_another_order_score_the_same() -> None:
     predictions, split, protocol = problem()
     order = np.random.default_rng(0).permutation(len(split.scenes))

@@ -208,6 +208,9 @@ class TestByHand:
         large, moved = (0, 0, 100, 200), (0, 70, 100, 270)  # the same IoU, needed 0.5
         assert one_query([(0, moved, 0.9)], [[large]]).ap[0] == 0
 
+    def test_a_true_box_without_area_needs_no_overlap(self) -> None:
+        assert one_query([(0, ELSEWHERE, 0.9)], [[(5, 5, 5, 25)]]).ap[0] == 1
+
     def test_overlap_of_exactly_one_half_is_enough(self) -> None:
         assert one_query([(0, (0, 0, 40, 40), 0.9)], [[(0, 0, 40, 80)]]).ap[0] == 1
 

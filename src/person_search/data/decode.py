@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import io
-import re
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from person_search.data.image_header import RefusedImageError, opened, read_header
-from person_search.errors import DataError, first_line
-
-SIGNATURES = {
-    "JPEG": rb"\xff\xd8\xff",
-    "PNG": rb"\x89PNG",
-    "WebP": rb"RIFF....WEBP",
-    "GIF": rb"GIF8",
-    "BMP": rb"BM",
-    "TIFF": rb"II[*+]\0|MM\0[*+]",
-    "AVIF": rb"....ftypavi",
-    "PPM": rb"P[1-6]\s",
-}
-"""Regular expressions of the first bytes of formats that are read."""
-
-HEIC = rb"....ftyp(heic|heix|heim|heis|hevc|mif1|msf1)"
-"""Likewise of what many telephones write and nothing here reads."""
-
-
-class UnreadableImageError(DataError):
-    """An image file that is missing, damaged or not an image, as opposed to a wrong annotation of a good one."""
+from person_search.data.unreadable import unreadable
 
 
 def read_image(path: Path) -> Tensor:
@@ -48,11 +28,6 @@ def read_image(path: Path) -> Tensor:
         return _decoded(data)
     except Exception as error:
         raise unreadable(path, error) from None
-
-
-def unreadable(path: Path, error: Exception) -> UnreadableImageError:
-    """The error that names ``path`` when reading it has failed with ``error``: decoders raise every kind."""
-    return UnreadableImageError(f"cannot read image '{path}': {_reason(path, error)}")
 
 
 def _decoded(data: NDArray[np.uint8]) -> Tensor:
@@ -92,23 +67,3 @@ def _turned(image: Tensor, orientation: int) -> Tensor:
         image = image.transpose(1, 2)
     mirrored = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation, ())
     return image.flip(mirrored) if mirrored else image
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}; put the file there or remove it from the dataset"
-    if isinstance(error, RefusedImageError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return "there is not enough memory for it; make it smaller or remove it"
-    with open(path, "rb") as file:
-        start = file.read(16)
-    if not start:
-        return "the file is empty; restore it or remove it from the dataset"
-    if re.match(HEIC, start, re.DOTALL):
-        return "it is a HEIC picture, which is not read here, whatever its name; convert it to JPEG"
-    for name, signature in SIGNATURES.items():
-        if re.match(signature, start, re.DOTALL):
-            why = "" if isinstance(error, UnidentifiedImageError) else f" ({first_line(error)})"
-            return f"its {name} data is cut short or damaged{why}; restore the file or remove it from the dataset"
-    return f"expected {', '.join(SIGNATURES)} data, found something else; convert it or remove it"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from person_search.data.decode import unreadable
 from person_search.data.image_header import read_header
 from person_search.data.scene import Split
+from person_search.data.unreadable import unreadable
 
 
 def read_size(path: Path) -> tuple[int, int]:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from person_search.data.decode import UnreadableImageError, read_image
+from person_search.data.decode import read_image
 from person_search.data.grouping import aspect_group, in_groups
 from person_search.data.picture_sizes import check_decoded
 from person_search.data.scene import Boxes, Scene, Split
+from person_search.data.unreadable import UnreadableImageError
 from person_search.data.workers import Batches
 from person_search.errors import DataError, UsageError
 from person_search.models.detections import Target

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from person_search.data.decode import UnreadableImageError
 from person_search.data.image_header import read_header
 from person_search.data.image_sizes import read_size
 from person_search.data.scene import Scene, Split
+from person_search.data.unreadable import UnreadableImageError
 from person_search.errors import DataError
 
 SAMPLE = 200

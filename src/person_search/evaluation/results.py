@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from person_search.config import EvaluationConfig
-from person_search.data.scene import Bools, Protocol, Split
+from person_search.data.scene import Bools, Boxes, Protocol, Split, as_boxes
 from person_search.errors import DataError
 from person_search.evaluation import cbgm
 from person_search.evaluation.detection import DetectionResult, detection_metrics
@@ -235,10 +235,9 @@ def _mean(values: Floats | Bools) -> Share:
     return float(values.mean()) if len(values) else None
 
 
-def _box(box: Sequence[float]) -> Box:
-    """Thousandths of a pixel are enough to find a box again, and keep the file short."""
-    x1, y1, x2, y2 = (round(float(value), 3) for value in box)
-    return x1, y1, x2, y2
+def _boxes(boxes: Boxes) -> list[Box]:
+    """(N, 4) boxes; thousandths of a pixel are enough to find one again, and keep the file short."""
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in np.round(boxes.astype(np.float64), 3).tolist()]
 
 
 def _detection(predictions: Predictions, split: Split, threshold: float) -> DetectionMetrics:
@@ -298,16 +297,19 @@ def _camera_pairs(ranking: SearchResult, split: Split) -> list[CameraPair]:
 
 def _queries(ranking: SearchResult, searched: Predictions, split: Split, protocol: Protocol) -> list[QueryResult]:
     scene_of = searched.scene_of
+    boxes = _boxes(searched.boxes)
+    asked = _boxes(as_boxes([query.box for query in split.queries]))
     results = []
     for number, query in enumerate(split.queries):
         start, end = protocol.truth_offsets[number : number + 2].tolist()
-        places = np.flatnonzero(ranking.top_rows[number] >= 0)
+        kept = slice(start, min(end, start + TRUTHS_KEPT))
+        rows = ranking.top_rows[number][ranking.top_rows[number] >= 0]
         rank = int(ranking.first_rank[number])
         results.append(
             QueryResult(
                 number=number,
                 scene=split.scenes[query.scene].name,
-                box=_box(query.box.tolist()),
+                box=asked[number],
                 person_id=query.person_id,
                 ap=_number(ranking.ap[number]),
                 recall=_number(ranking.recall[number]),
@@ -315,17 +317,20 @@ def _queries(ranking: SearchResult, searched: Predictions, split: Split, protoco
                 truth_scenes=end - start,
                 found_scenes=int(ranking.found[number]),
                 truths=[
-                    SceneBox(split.scenes[protocol.truth_scenes[row]].name, _box(protocol.truth_boxes[row].tolist()))
-                    for row in range(start, min(end, start + TRUTHS_KEPT))
+                    SceneBox(split.scenes[scene].name, box)
+                    for scene, box in zip(
+                        protocol.truth_scenes[kept].tolist(), _boxes(protocol.truth_boxes[kept]), strict=True
+                    )
                 ],
                 top=[
-                    Match(
-                        scene=split.scenes[scene_of[ranking.top_rows[number, place]]].name,
-                        box=_box(searched.boxes[ranking.top_rows[number, place]].tolist()),
-                        similarity=float(ranking.top_similarities[number, place]),
-                        correct=bool(ranking.top_correct[number, place]),
+                    Match(split.scenes[scene].name, boxes[row], similarity, correct)
+                    for scene, row, similarity, correct in zip(
+                        scene_of[rows].tolist(),
+                        rows.tolist(),
+                        ranking.top_similarities[number].tolist(),
+                        ranking.top_correct[number].tolist(),
+                        strict=False,  # the list ends with the rows
                     )
-                    for place in places
                 ],
             )
         )

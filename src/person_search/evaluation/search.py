@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from person_search.data.scene import Bools, Ints, Protocol, Split
+from person_search.data.scene import Bools, Boxes, Ints, Protocol, Split
 from person_search.errors import DataError
 from person_search.evaluation.average_precision import precision_of_hits
 from person_search.evaluation.overlaps import Floats, first_best, iou, scene_pairs
@@ -253,10 +253,20 @@ def _fitting(ground: _Ground, start: int, end: int) -> tuple[Ints, Ints]:
         wide = boxes.astype(np.float64)
         width, height = wide[:, 2] - wide[:, 0], wide[:, 3] - wide[:, 1]
         needed = np.minimum(0.5, width * height / ((width + 10) * (height + 10)))
+        near = _touch(boxes[truth], ground.predictions.boxes[row]) | (needed <= 0)[truth]
+        truth, row = truth[near], row[near]
         fits = iou(boxes[truth], ground.predictions.boxes[row]) >= needed[truth]
         truths.append(truth[fits] + (start + low))
         rows.append(row[fits])
     return np.concatenate(truths), np.concatenate(rows)
+
+
+def _touch(first: Boxes, second: Boxes) -> Bools:
+    """(P,) bool: whether (P, 4) and (P, 4) boxes share any area: a fifth of the time that their IoU takes."""
+    touch: Bools = first[:, 0] < second[:, 2]
+    for low, high in ((second[:, 0], first[:, 2]), (first[:, 1], second[:, 3]), (second[:, 1], first[:, 3])):
+        touch &= low < high
+    return touch
 
 
 def _positions(block: Block, hits: _Hits) -> tuple[Ints, Ints]:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from person_search.data.decode import UnreadableImageError, read_image
+from person_search.data.decode import read_image
 from person_search.data.image_header import PICTURE_SUFFIXES
 from person_search.data.notes import Notes
 from person_search.data.scene import Boxes
+from person_search.data.unreadable import UnreadableImageError
 from person_search.errors import DataError, UsageError
 from person_search.files import whole_file
 from person_search.models.person_search_model import PersonSearchModel
