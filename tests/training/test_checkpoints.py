@@ -15,6 +15,7 @@ from person_search.errors import CheckpointError
 from person_search.models.building import build_model
 from person_search.training.checkpoints import (
     Checkpoint,
+    drop_old_checkpoints,
     identity_names,
     load_model_state,
     newest_checkpoint,
@@ -168,6 +169,15 @@ def test_the_newest_good_checkpoint_is_found(tmp_path: Path, caplog: pytest.LogC
     assert path.name == "epoch-010.pt"
     assert checkpoint.model["weight"][0] == 10
     assert "last.pt" in caplog.text
+
+
+def test_old_checkpoints_are_dropped_only_where_newer_ones_are_there(tmp_path: Path) -> None:
+    for epoch in (1, 2, 3, 9):
+        (tmp_path / f"epoch-{epoch:03d}.pt").touch()
+    drop_old_checkpoints(tmp_path, epoch=8, keep=2)
+    assert sorted(os.listdir(tmp_path)) == ["epoch-002.pt", "epoch-003.pt", "epoch-009.pt"]
+    drop_old_checkpoints(tmp_path, epoch=9, keep=3)
+    assert len(os.listdir(tmp_path)) == 3
 
 
 def test_only_damaged_checkpoints_is_an_error(tmp_path: Path) -> None:

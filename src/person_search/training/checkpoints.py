@@ -160,13 +160,13 @@ def epoch_checkpoints(run_dir: Path) -> list[Path]:
 
 
 def drop_old_checkpoints(run_dir: Path, *, epoch: int, keep: int) -> None:
-    """Remove the checkpoints of epochs before the ``keep`` that end with ``epoch``, whose own is on the disk."""
-    for path in epoch_checkpoints(run_dir):
-        if _epoch_of(path) <= epoch - keep:
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                log.warning("cannot remove '%s': %s", path, error.strerror)
+    """Remove all but the ``keep`` newest checkpoints of epochs up to ``epoch`` that are on the disk."""
+    # Counted as files: of an epoch whose weights were in doubt none was written.
+    for path in [path for path in epoch_checkpoints(run_dir) if _epoch_of(path) <= epoch][:-keep]:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("cannot remove '%s': %s", path, error.strerror)
 
 
 def check_finite(tensors: dict[str, Tensor], what: str) -> None:
