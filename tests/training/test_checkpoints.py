@@ -146,7 +146,7 @@ def test_foreign_files_are_told_apart(tmp_path: Path, content: bytes | None, mes
     [
         ({"format": "other"}, "something other than"),
         ({"version": 99}, "format 99"),
-        ({"model_config": {"method": 3}}, "settings that this version does not know: method"),
+        ({"model_config": {"method": [3]}}, "settings that this version does not know: method"),
     ],
 )
 def test_contents_that_do_not_fit_are_told_apart(tmp_path: Path, change: dict, message: str) -> None:
