@@ -195,7 +195,10 @@ def test_scores_boxes_and_embeddings_of_a_test_are_of_full_precision_inside_auto
     with torch.autocast("cpu", torch.bfloat16):
         (found,) = model([picture])
         features = model.trunk(model.transform([picture]).tensors)
+        (logits,), (shifts,) = model.rpn.head([features])
+        scored = model.score_rois(features, [torch.tensor([[5.0, 8, 20, 45]])])
     assert features.dtype == torch.bfloat16
+    assert {logits.dtype, shifts.dtype, scored.scores.dtype, scored.deltas.dtype} == {torch.float32}
     assert len(found) > 0
     assert {found.boxes.dtype, found.scores.dtype, found.embeddings.dtype} == {torch.float32}
     lengths = found.embeddings.norm(dim=1)

@@ -91,8 +91,8 @@ def test_the_command_draws_the_list_and_names_what_it_skips(
 ) -> None:
     out = tmp_path / "made" / "list.png"
     arguments = ["visualize", "--model", str(checkpoint), "--query", str(gallery / "a.jpg"), "--box", "10,8,28,50"]
-    arguments += ["--gallery", str(gallery), "--top", "3", "--search-threshold", "0", "--device", "cpu"]
-    assert cli.run([*arguments, "--out", str(out)], cli.dispatch) == 0
+    arguments += ["--gallery", str(gallery), "--search-threshold", "0", "--device", "cpu"]
+    assert cli.run([*arguments, "--top", "3", "--out", str(out)], cli.dispatch) == 0
     captured = capsys.readouterr()
     assert "e.png" in captured.err
     assert "f.jpg" in captured.err
