@@ -51,7 +51,7 @@ def test_every_setting_has_a_meaning_in_the_help():
         (["train", "--lrr", "1"], "unknown option '--lrr'. Did you mean '--lr'?"),
         (["train", "--lr", "fast"], "Error parsing --lr"),
         (["train", "--lr", "-1"], "training.lr: Input should be greater than 0, found -1.0"),
-        (["train", "--backbone", "resnet5"], "invalid choice 'resnet5'"),
+        (["train", "--flavour", "cafe"], "invalid choice 'cafe'"),
         (["train", "--levels", "C4"], "levels are C5, or C4 C5"),
         (["train", "--shorter-side", "2000"], "shorter_side 2000 exceeds longer_side 1000"),
         (["train", "--config", "nowhere.yaml"], "cannot read config 'nowhere.yaml'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from person_search.errors import CheckpointError, DataError, PersonSearchError, UsageError
-from person_search.registry import register_dataset, register_loss, register_method
+from person_search.registry import register_backbone, register_dataset, register_loss, register_method
 
 if TYPE_CHECKING:
     from person_search.models.detections import Detections, Target
@@ -21,6 +21,7 @@ __all__ = [
     "Target",
     "UsageError",
     "load_model",
+    "register_backbone",
     "register_dataset",
     "register_loss",
     "register_method",

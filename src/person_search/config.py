@@ -105,8 +105,9 @@ class ModelConfig(Section):
     """The network and how it reads images. Saved in the checkpoint."""
 
     method: str = Field("baseline", description="baseline, oim, nae, or a plug-in's")
-    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = Field(
-        "resnet50", description="residual network"
+    backbone: str = Field(
+        "resnet50",
+        description="resnet18, 34, 50, 101, convnext_tiny, _small, _base, timm:NAME, or a plug-in's",
     )
     width: Positive = Field(1.0, description="multiplies the backbone's channels; weights from files need 1")
     flavour: Literal["torchvision", "caffe"] = Field(

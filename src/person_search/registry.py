@@ -1,6 +1,6 @@
-"""Names for methods, datasets and re-ID losses, and the decorators that add to them.
+"""Names for methods, datasets, re-ID losses and backbones, and the decorators that add to them.
 
-A new method, dataset or loss is one registered class, in this package or in anybody's: packages that
+A new one is one registered class, in this package or in anybody's: packages that
 declare an entry point in the group ``person_search.plugins`` are imported before a name is looked up, and so are
 modules that the setting ``plugins`` names.
 """
@@ -50,17 +50,31 @@ class Registry:
         load_plugins()
         return sorted({*self._builtin, *self._registered})
 
+    def knows(self, name: str) -> bool:
+        """Whether ``get`` finds a class."""
+        return not {name, _family(name)}.isdisjoint(self.names())
+
     def get(self, name: str) -> Any:
-        """The class known as ``name``. Raises UsageError, with the nearest known name, when there is none."""
+        """The class known as ``name`` or, of a family such as ``timm:NAME``, for all names that begin like it.
+
+        Raises UsageError, with the nearest known name, when there is none.
+        """
         load_plugins()
-        if name in self._registered:
-            return self._registered[name]
-        if name in self._builtin:
-            module, _, attribute = self._builtin[name].partition(":")
-            return getattr(importlib.import_module(module), attribute)
+        for key in (name, _family(name)):
+            if key in self._registered:
+                return self._registered[key]
+            if key in self._builtin:
+                module, _, attribute = self._builtin[key].partition(":")
+                return getattr(importlib.import_module(module), attribute)
         known = self.names()
         hint = nearest(name, known) or " One of your own is known once its module is imported: --plugins MODULE."
         raise UsageError(f"unknown {self.kind} '{name}'; known: {', '.join(known)}.{hint}")
+
+
+def _family(name: str) -> str:
+    """``timm:NAME`` for ``timm:swin``; the name itself where it has no colon."""
+    prefix, colon, _ = name.partition(":")
+    return f"{prefix}:NAME" if colon else name
 
 
 @functools.cache
@@ -77,7 +91,7 @@ def load_plugins() -> None:
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import modules that register methods, datasets or losses. Raises UsageError for one that is not there."""
+    """Import modules that register something. Raises UsageError for one that is not there."""
     for name in names:
         try:
             importlib.import_module(name)
@@ -114,6 +128,21 @@ losses = Registry(
     },
 )
 
+backbones = Registry(
+    "backbone",
+    {
+        "resnet18": "person_search.models.backbones.resnet:ResNet",
+        "resnet34": "person_search.models.backbones.resnet:ResNet",
+        "resnet50": "person_search.models.backbones.resnet:ResNet",
+        "resnet101": "person_search.models.backbones.resnet:ResNet",
+        "convnext_tiny": "person_search.models.backbones.convnext:ConvNeXtBackbone",
+        "convnext_small": "person_search.models.backbones.convnext:ConvNeXtBackbone",
+        "convnext_base": "person_search.models.backbones.convnext:ConvNeXtBackbone",
+        "timm:NAME": "person_search.models.backbones.timm_network:TimmNetwork",
+    },
+)
+
 register_method = methods.register
 register_dataset = datasets.register
 register_loss = losses.register
+register_backbone = backbones.register

@@ -26,6 +26,7 @@ from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.record import LONGEST_NAME, Record, make_record, read_record
 from person_search.evaluation.results import read_results, score
 from person_search.files import replacing_folder
+from person_search.models.backbones import resnet
 from person_search.models.building import build_model
 from person_search.models.loading import load_stored
 from person_search.models.person_search_model import PersonSearchModel
@@ -241,10 +242,8 @@ def test_the_untrained_row_has_the_weights_that_training_began_with(
     work: Path, person_search: PersonSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
-    monkeypatch.setattr(
-        "person_search.models.person_search_model.load_backbone_weights",
-        lambda trunk, top, **which: loaded.append(which["weights"]),
-    )
+    monkeypatch.setattr(resnet, "find_weights", lambda weights, **_: (loaded.append(weights), "weights"))
+    monkeypatch.setattr(resnet, "copy_weights", lambda *_, **__: None)
     save_model(work / "run" / "last.pt", weights="imagenet")
     loaded.clear()
     person_search("evaluate", "--checkpoint", "run", "--references", "--out", "out")
@@ -256,11 +255,10 @@ def test_the_untrained_row_has_the_weights_that_training_began_with(
 def test_without_those_weights_the_untrained_row_is_left_out_and_said(
     work: Path, person_search: PersonSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def offline(*_: object, weights: str, **__: object) -> None:
-        if weights == "imagenet":
-            raise CheckpointError("cannot download ImageNet weights")
+    def offline(*_: object, **__: object) -> None:
+        raise CheckpointError("cannot download ImageNet weights")
 
-    monkeypatch.setattr("person_search.models.person_search_model.load_backbone_weights", offline)
+    monkeypatch.setattr(resnet, "find_weights", offline)
     save_model(work / "run" / "last.pt", weights="imagenet")
     printed = person_search("evaluate", "--checkpoint", "run", "--references", "--out", "out")
     assert "the row of the untrained model is left out: cannot download ImageNet weights" in printed

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from person_search.models.backbones.backbone import CAFFE, IMAGENET
 from person_search.models.image_transform import ImageTransform
 
 
-def transform(shorter=600, longer=1000, flavour="torchvision"):
+def transform(shorter=600, longer=1000, normalisation=IMAGENET):
     shorter = shorter if isinstance(shorter, tuple) else (shorter,)
-    return ImageTransform(shorter_side=shorter, longer_side=longer, flavour=flavour).eval()
+    return ImageTransform(shorter_side=shorter, longer_side=longer, normalisation=normalisation).eval()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_flavours_normalise_as_their_weights_expect():
     red[0] = 1.0
     plain = transform(32, 32)([red]).tensors[0, :, 0, 0]
     torch.testing.assert_close(plain, torch.tensor([(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225]))
-    caffe = transform(32, 32, "caffe")([red]).tensors[0, :, 0, 0]
+    caffe = transform(32, 32, CAFFE)([red]).tensors[0, :, 0, 0]
     torch.testing.assert_close(caffe, torch.tensor([-102.9801, -115.9465, 255 - 122.7717]))
 
 

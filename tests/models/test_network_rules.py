@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from person_search.config import ModelConfig
-from person_search.models.backbones import ARCHITECTURES, Trunk, make_layer
+from person_search.models.backbones.resnet import ResNet, make_layer
 from person_search.models.box_heads import LightHead, box_loss
 from person_search.models.building import build_model
 from person_search.models.detections import Target
@@ -122,14 +122,14 @@ def test_a_caffe_bottleneck_strides_on_its_first_convolution(caffe: bool, stride
 
 def test_caffe_pooling_starts_in_the_corner_and_torchvisions_one_before_it() -> None:
     """Of values 0..8 in a row, windows of three: [0-2, 2-4, 4-6, 6-8] against [0-1, 1-3, 3-5, 5-7, 7-8]."""
-    architecture = ARCHITECTURES["resnet18"]
-    rows = {
-        caffe: Trunk(architecture, width=0.125, caffe=caffe).maxpool(ramp(9, 9))[0, 0, 0].tolist()
-        for caffe in (True, False)
-    }
-    assert rows == {True: [2, 4, 6, 8], False: [1, 3, 5, 7, 8]}
-    odd = Trunk(architecture, width=0.125, caffe=True).maxpool(ramp(10, 10))[0, 0, 0].tolist()
-    assert odd == [2, 4, 6, 8, 9]
+
+    def pooled(flavour: str, size: int) -> list[float]:
+        trunk = ResNet("resnet18", cut="layer3", width=0.125, flavour=flavour).trunk
+        return trunk.maxpool(ramp(size, size))[0, 0, 0].tolist()
+
+    assert pooled("caffe", 9) == [2, 4, 6, 8]
+    assert pooled("torchvision", 9) == [1, 3, 5, 7, 8]
+    assert pooled("caffe", 10) == [2, 4, 6, 8, 9]
 
 
 @pytest.mark.parametrize("method", METHODS)

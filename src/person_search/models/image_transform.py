@@ -10,16 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from person_search.models.backbones.backbone import Normalisation
 from person_search.models.detections import Target
 from person_search.models.random_draws import Draw, generator_of
 
 STRIDE = 32
 """Batches are padded to a multiple of this."""
-
-MEAN_STD = {
-    "torchvision": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "caffe": ((102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0)),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,20 +52,19 @@ class ImageTransform(nn.Module):
     Args:
         shorter_side: pixels; several: one is drawn per training image, the last is used in test.
         longer_side: pixels, at most.
-        flavour: ``"torchvision"`` (RGB, 0..1) or ``"caffe"`` (BGR, 0..255).
+        normalisation: what the backbone wants.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, *, shorter_side: Sequence[int], longer_side: int, flavour: str):
+    def __init__(self, *, shorter_side: Sequence[int], longer_side: int, normalisation: Normalisation):
         super().__init__()
         self.shorter_side = tuple(shorter_side)
         self.longer_side = longer_side
-        self.flavour = flavour
-        mean, std = MEAN_STD[flavour]
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.normalisation = normalisation
+        self.register_buffer("mean", torch.tensor(normalisation.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(normalisation.std).view(3, 1, 1), persistent=False)
 
     def output_size(self, height: int, width: int, shorter_side: int) -> tuple[int, int]:
         """(height, width) after resizing: both sides floored, at least one pixel."""
@@ -90,9 +85,9 @@ class ImageTransform(nn.Module):
             originals.append((image.shape[1], image.shape[2]))
             pixels = image.to(device, non_blocking=True)
             pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
-            if self.flavour == "caffe":
-                pixels = pixels.flip(0) * 255
-            pixels = (pixels - self.mean) / self.std
+            if self.normalisation.bgr:
+                pixels = pixels.flip(0)
+            pixels = (pixels * self.normalisation.peak - self.mean) / self.std
             size = self.output_size(*originals[-1], self._shorter_side(targets[number] if targets else None))
             if size != originals[-1]:
                 pixels = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]

@@ -9,13 +9,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import roi_align
 
 from person_search.config import ModelConfig
 from person_search.errors import UsageError
-from person_search.models.backbones import ARCHITECTURES, STRIDE, Top, Trunk, load_backbone_weights
+from person_search.models.backbones.backbone import Cut
+from person_search.models.backbones.building import build_backbone
 from person_search.models.box_heads import ROI_SIZE, KeptBoxes, candidates, keep_beside, keep_best
 from person_search.models.detections import Detections, Target
 from person_search.models.distributed import counted
@@ -45,6 +45,7 @@ class PersonSearchModel(nn.Module, abc.ABC):
         load_weights: start the backbone from ``config.weights``; off when a checkpoint follows.
     """
 
+    cut: ClassVar[Cut] = "layer3-half"
     anchor_sizes: ClassVar[tuple[float, ...]] = (8.0, 16.0, 32.0)
     box_loss_weight: ClassVar[float] = 1.0
     freezes_trunk: ClassVar[bool] = False
@@ -57,16 +58,17 @@ class PersonSearchModel(nn.Module, abc.ABC):
             raise UsageError(f"a model needs at least one training identity, found {num_identities}")
         self.config = config
         self.num_identities = num_identities
-        architecture, caffe = ARCHITECTURES[config.backbone], config.flavour == "caffe"
-        self.transform = ImageTransform(
-            shorter_side=config.shorter_side, longer_side=config.longer_side, flavour=config.flavour
+        backbone = build_backbone(
+            config.backbone,
+            cut=self.cut,
+            width=config.width,
+            flavour=config.flavour,
+            weights=config.weights if load_weights else "none",
         )
-        self.trunk = Trunk(architecture, width=config.width, caffe=caffe)
-        self.top = Top(architecture, width=config.width, caffe=caffe)
-        if load_weights:
-            load_backbone_weights(
-                self.trunk, self.top, backbone=config.backbone, weights=config.weights, flavour=config.flavour
-            )
+        self.transform = ImageTransform(
+            shorter_side=config.shorter_side, longer_side=config.longer_side, normalisation=backbone.normalisation
+        )
+        self.trunk, self.top = backbone.trunk, backbone.make_top()
         self.rpn = RPN(self.trunk.channels, config, config.anchor_sizes or self.anchor_sizes)
         self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0), BOX_CLAMP)
         self.sample_rois = DetectionSampler(config, self.box_coder)
@@ -78,7 +80,7 @@ class PersonSearchModel(nn.Module, abc.ABC):
         freeze = config.freeze if config.freeze is not None else self.freezes_trunk and config.weights != "none"
         self.frozen = freeze
         if freeze:
-            self._freeze_trunk()
+            self.trunk.freeze(norms=True)
 
     # What a method supplies.
 
@@ -210,7 +212,7 @@ class PersonSearchModel(nn.Module, abc.ABC):
 
     def align(self, features: Tensor, boxes: list[Tensor]) -> Tensor:
         """RoIAlign (He et al., ICCV 2017): (R, C4, 14, 7) of the RoIs of all images, concatenated."""
-        return roi_align(features, boxes, ROI_SIZE, 1 / STRIDE, sampling_ratio=0, aligned=False)
+        return roi_align(features, boxes, ROI_SIZE, 1 / self.trunk.stride, sampling_ratio=0, aligned=False)
 
     def pool(self, aligned: Tensor) -> dict[str, Tensor]:
         """Run the top on (R, C4, 14, 7) and max-pool each level: {level: (R, C)}; R may be 0."""
@@ -218,20 +220,6 @@ class PersonSearchModel(nn.Module, abc.ABC):
         if "C4" in self.config.levels:
             levels["C4"] = aligned.amax((2, 3))
         return levels
-
-    def train(self, mode: bool = True) -> PersonSearchModel:
-        """As ``nn.Module.train``; a frozen trunk's normalisation stays in evaluation mode."""
-        super().train(mode)
-        if self.frozen:
-            for norm in trunk_norms(self.trunk):
-                norm.eval()
-        return self
-
-    def _freeze_trunk(self) -> None:
-        self.trunk.conv1.requires_grad_(False)
-        for norm in trunk_norms(self.trunk):
-            norm.requires_grad_(False)
-        self.train(self.training)
 
     def _keep(self, batch: ImageBatch, proposals: list[Tensor], scored: RoiScores) -> Iterator[KeptBoxes]:
         for found in self._candidates(batch, proposals, scored):
@@ -282,8 +270,3 @@ class PersonSearchModel(nn.Module, abc.ABC):
         self.metrics = {"rois_foreground": counted(people), "rois_background": counted(total - people)}
         if self.keep_samples:
             self.samples = [(batch.to_original(rois.boxes, i), rois.labels) for i, rois in enumerate(sampled)]
-
-
-def trunk_norms(trunk: Trunk) -> list[_BatchNorm]:
-    """The trunk's batch normalisations."""
-    return [part for part in trunk.modules() if isinstance(part, _BatchNorm)]

@@ -1,0 +1,125 @@
+"""Cutting a network where its stages end, by watching it run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from person_search.errors import first_line
+from person_search.models.backbones.backbone import Cut
+from person_search.models.backbones.call_tree import Call, blocks_of, chain_to, record_calls
+from person_search.models.backbones.chain import ChainTop, ChainTrunk
+
+PICTURE = (64, 96)
+"""Height and width of the picture that a network is tried on: no square, so that the two tell apart."""
+
+ROI = (14, 7)
+
+
+def cut_in_two(network: Any, cut: Cut) -> tuple[ChainTrunk, ChainTop]:
+    """Trunk and top of a network with ``feature_info`` and ``forward_features``, which is taken apart.
+
+    Raises ValueError with the reason why it has none.
+    """
+    network.eval()
+    picture = torch.randn(1, 3, *PICTURE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        trunk, top = _cut(network, cut, picture)
+        _try_other_sizes(trunk, top, picture)
+    trunk.train()
+    top.train()
+    return trunk, top
+
+
+def _cut(network: Any, cut: Cut, picture: Tensor) -> tuple[ChainTrunk, ChainTop]:
+    c3, c4, c5 = _stages(network)
+    try:
+        calls = record_calls(network, network.forward_features, picture)
+    except Exception as error:
+        raise ValueError(f"it does not run on {PICTURE[0]} x {PICTURE[1]} pixels ({first_line(error)})") from None
+    chain = chain_to(calls, [c3, c4, c5])
+    names = [call.name for call in chain]
+    before, stage, after = _split(chain, names.index(c3) + 1, names.index(c4) + 1)
+    if cut == "layer3-half":
+        blocks = [block for part in stage for block in blocks_of(part)]
+        half = _half(blocks)
+        before, after = [*before, *blocks[:half]], [*blocks[half:], *after]
+    else:
+        before = [*before, *stage]
+    (trunk_end, trunk_channels), (top_end, top_channels) = (
+        _layout(calls[-1], stride) for calls, stride in ((before, 16), (after, 32))
+    )
+    if trunk_end != top_end:
+        raise ValueError(f"its channels come last in '{before[-1].name}' or '{after[-1].name}', but not in both")
+    trunk = ChainTrunk(_parts(before), channels=trunk_channels, channels_end=trunk_end)
+    top = ChainTop(_parts(after), channels=top_channels, channels_end=top_end)
+    if not any(p.ndim > 1 for p in top.parameters()):
+        raise ValueError(f"nothing with weights follows '{before[-1].name}'")
+    expected = after[-1].output
+    found = top(trunk(picture))
+    if expected is None or not torch.allclose(found, expected.permute(0, 3, 1, 2) if top_end else expected, atol=1e-5):
+        raise ValueError("its stages, run by themselves, give other features")
+    return trunk, top
+
+
+def _stages(network: Any) -> tuple[str, str, str]:
+    """Names of the modules whose outputs have 8 (the last below 16), 16 and 32 pixels to a cell."""
+    info = getattr(network, "feature_info", None)
+    entries = list(getattr(info, "info", info) or [])
+    found: dict[int, str] = {}
+    for entry in entries:
+        found[8 if entry["reduction"] < 16 else entry["reduction"]] = entry["module"]
+    if not {8, 16, 32} <= found.keys():
+        strides = ", ".join(str(stride) for stride in sorted({entry["reduction"] for entry in entries})) or "none"
+        raise ValueError(f"its stages have {strides} pixels to a cell, wanted are stages up to 8, of 16 and of 32")
+    return found[8], found[16], found[32]
+
+
+def _split(chain: list[Call], start: int, end: int) -> tuple[list[Call], list[Call], list[Call]]:
+    return chain[:start], chain[start:end], chain[end:]
+
+
+def _half(blocks: list[Call]) -> int:
+    """After how many parts half of the blocks are done; the block is the kind of part that most are."""
+    ((kind, number),) = Counter(type(part.module) for part in blocks).most_common(1)
+    places = [i for i, part in enumerate(blocks) if type(part.module) is kind]
+    return places[max(1, number // 2) - 1] + 1
+
+
+def _layout(call: Call, stride: int) -> tuple[bool, int]:
+    """Whether the channels of its output come last, and how many there are."""
+    shape = () if call.output is None else tuple(call.output.shape)
+    height, width = PICTURE[0] // stride, PICTURE[1] // stride
+    if len(shape) == 4 and shape[2:] == (height, width):
+        return False, shape[1]
+    if len(shape) == 4 and shape[1:3] == (height, width):
+        return True, shape[3]
+    raise ValueError(
+        f"its part '{call.name}' gives {shape or 'no tensor'} of {PICTURE[0]} x {PICTURE[1]} pixels, "
+        f"expected a map of {height} x {width}"
+    )
+
+
+def _parts(calls: list[Call]) -> dict[str, nn.Module]:
+    return {call.name: call.module for call in calls}
+
+
+def _try_other_sizes(trunk: ChainTrunk, top: ChainTop, picture: Tensor) -> None:
+    """Raise ValueError unless trunk and top take what they are for; note what ``top`` needs for it."""
+    try:
+        features = trunk(picture.mT)
+        roi = top(features.new_zeros(1, trunk.channels, *ROI))
+    except Exception as error:
+        raise ValueError(f"it takes pictures of one size only ({first_line(error)})") from None
+    if features.shape[2:] != (PICTURE[1] // 16, PICTURE[0] // 16):
+        raise ValueError("its features do not follow the size of the picture")
+    top.even = roi.shape[2:] == (ROI[0] // 2, ROI[1] // 2)
+    if not top.even and roi.shape[2:] != (ROI[0] // 2, (ROI[1] + 1) // 2):
+        raise ValueError(f"it makes {tuple(roi.shape[2:])} of a RoI of {ROI}, expected half of it")
+    try:
+        top(features.new_zeros(0, trunk.channels, *ROI))
+    except RuntimeError:
+        top.takes_none = False
