@@ -111,15 +111,22 @@ def _try_other_sizes(trunk: ChainTrunk, top: ChainTop, picture: Tensor) -> None:
     """Raise ValueError unless trunk and top take what they are for; note what ``top`` needs for it."""
     try:
         features = trunk(picture.mT)
-        roi = top(features.new_zeros(1, trunk.channels, *ROI))
     except Exception as error:
         raise ValueError(f"it takes pictures of one size only ({first_line(error)})") from None
     if features.shape[2:] != (PICTURE[1] // 16, PICTURE[0] // 16):
         raise ValueError("its features do not follow the size of the picture")
-    top.even = roi.shape[2:] == (ROI[0] // 2, ROI[1] // 2)
-    if not top.even and roi.shape[2:] != (ROI[0] // 2, (ROI[1] + 1) // 2):
-        raise ValueError(f"it makes {tuple(roi.shape[2:])} of a RoI of {ROI}, expected half of it")
+    rois = features.new_zeros(1, trunk.channels, *ROI)
+    wanted, found = (ROI[0] // 2, (ROI[1] + 1) // 2), []
+    for top.even in (False, True):
+        try:
+            found.append(str(tuple(top(rois).shape[2:])))
+        except Exception as error:
+            found.append(first_line(error))
+        if found[-1] == str(wanted):
+            break
+    else:
+        raise ValueError(f"of a RoI of {ROI} cells it makes {found[-1]}, expected {wanted}")
     try:
-        top(features.new_zeros(0, trunk.channels, *ROI))
+        top(rois[:0])
     except RuntimeError:
         top.takes_none = False

