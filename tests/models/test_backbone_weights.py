@@ -16,8 +16,9 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from person_search.errors import CheckpointError, UsageError
 from person_search.models.backbones import timm_network
-from person_search.models.backbones.backbone import Backbone
+from person_search.models.backbones.backbone import Backbone, batch_norms
 from person_search.models.backbones.building import build_backbone
+from person_search.models.backbones.flavour import flavour_of
 from person_search.models.backbones.timm_network import create, lite0_weights
 from person_search.models.image_transform import ImageTransform
 
@@ -152,3 +153,33 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
 def test_imagenet_weights_are_of_torchvisions_flavour() -> None:
     with pytest.raises(UsageError, match="--flavour caffe give the file of resnet18_caffe weights"):
         build_backbone("resnet18", cut="layer3", flavour="caffe", weights="imagenet")
+
+
+@pytest.mark.parametrize(("flavour", "other"), [("torchvision", "caffe"), ("caffe", "torchvision")])
+def test_weights_of_the_other_flavour_are_refused_though_every_tensor_fits(
+    tmp_path: Path, flavour: str, other: str
+) -> None:
+    """After one picture a network's statistics show how they were normalised."""
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet18", cut="layer3", flavour=flavour)
+    transform = ImageTransform(shorter_side=(64,), longer_side=64, normalisation=backbone.normalisation)
+    with torch.no_grad():
+        for norm in batch_norms(backbone.trunk):
+            norm.momentum = 1.0
+        backbone.trunk.train()(transform([hopper(64)]).tensors)
+    state = dict(_whole_network("resnet18")) | {
+        name: value for name, value in backbone.trunk.state_dict().items() if name.startswith(("conv1.", "bn1."))
+    }
+    torch.save(state, tmp_path / "trained.pth")
+    build_backbone("resnet18", cut="layer3", flavour=flavour, weights=str(tmp_path / "trained.pth"))
+    with pytest.raises(CheckpointError, match=f"'bn1.running_var' is that of pictures .* use --flavour {flavour}, or"):
+        build_backbone("resnet18", cut="layer3", flavour=other, weights=str(tmp_path / "trained.pth"))
+
+
+def test_the_flavour_shows_in_real_weights_and_not_in_new_ones() -> None:
+    """EfficientNet-Lite0's are real: of pictures from -1 to 1 and, with a stem of smaller weights, from 0 to 255."""
+    names = ("conv_stem.weight", "bn1.running_mean", "bn1.running_var")
+    weight, mean, variance = (lite0_weights()[name] for name in names)
+    assert flavour_of(weight, mean, variance) == "torchvision"
+    assert flavour_of(weight / 57, mean, variance) == "caffe"
+    assert flavour_of(weight, torch.zeros(32), torch.ones(32)) is None

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from person_search.errors import UsageError
+from person_search.errors import CheckpointError, UsageError
 from person_search.models.backbones.backbone import CAFFE, IMAGENET, Backbone, Cut, Top, Trunk
+from person_search.models.backbones.flavour import flavour_of
 from person_search.models.backbones.weights import State, copy_weights, find_weights, torchvision_weights
 
 
@@ -116,6 +117,17 @@ class ResNet(Backbone):
                 source=source,
                 name_in_top=lambda own: re.sub(r"^layer3\.(\d+)", lambda m: f"layer3.{int(m[1]) + depth}", own),
             )
+            _refuse_other_flavour(state, flavour, source)
+
+
+def _refuse_other_flavour(state: State, flavour: str, source: str) -> None:
+    found = flavour_of(state["conv1.weight"], state["bn1.running_mean"], state["bn1.running_var"])
+    if found not in (None, flavour):
+        peak = {"caffe": 255, "torchvision": 1}[found]
+        raise CheckpointError(
+            f"{source}: 'bn1.running_var' is that of pictures whose colours go to {peak}; use --flavour {found}, or "
+            f"weights of the flavour {flavour}"
+        )
 
 
 def _imagenet(name: str, *, caffe: bool) -> State:
