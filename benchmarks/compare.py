@@ -33,6 +33,7 @@ from person_search.evaluation.chance import random_ranking
 from person_search.evaluation.results import Results, score
 from person_search.evaluation.task import protocols_of
 from person_search.files import replace_text
+from person_search.sections import flat
 from person_search.synth.settings import SynthConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,7 +104,8 @@ def config_of(preset: str, variant: str, seed: int, folder: Path) -> Config:
     base = load_config(ROOT / "recipes" / "demo.yaml")
     shared = {"data_root": folder / "scenes", "reid_loss": "oim", "validate_every": 0, "seed": seed}
     shared |= PRESETS[preset].settings
-    config = with_settings(base, **(shared | VARIANTS[variant].settings))
+    # In two steps: what the baseline alone has stays behind where the variant is another method.
+    config = with_settings(with_settings(base, **shared), **VARIANTS[variant].settings)
     name = f"{variant}-seed{seed}-{fingerprint(preset, config)}"
     return with_settings(config, run_dir=folder / name)
 
@@ -138,7 +140,7 @@ def train_one(preset: str, variant: str, seed: int, folder: Path) -> Entry:
     outcome = train(config, resume=holds_run(config.training.run_dir))
     on_gpu = torch.cuda.is_available() and config.training.device != "cpu"
     memory = torch.cuda.max_memory_allocated() if on_gpu else _peak_resident()
-    dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
+    dataset = open_dataset(config.data)
     split = dataset.split("test")
     predictions = predictions_of(load_for_test(outcome.last, config, {}).model, split, config)
     assert predictions is not None, "this is the only process"
@@ -160,7 +162,7 @@ def train_one(preset: str, variant: str, seed: int, folder: Path) -> Entry:
 
 def chance(config: Config) -> Entry:
     """What a random ranking of the true boxes scores."""
-    dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
+    dataset = open_dataset(config.data)
     split = dataset.split("test")
     results = random_ranking(split, protocols_of(dataset, split, config), config.evaluation)
     return Entry(variant=CHANCE, seed=0, **_metrics(results) | {"detection_ap": None})
@@ -216,13 +218,13 @@ def describe(preset: str) -> str:
     """The setting of a preset in a sentence."""
     scenes = SynthConfig(**PRESETS[preset].scenes)
     config = config_of(preset, "baseline", 0, Path())
-    model, training = config.model, config.training
-    width = f" of width {model.width:g}" if model.width != 1 else ""
+    model, training = flat(config.model), config.training
+    width = f" of width {model['width']:g}" if model["width"] != 1 else ""
     epochs = f"{training.max_epochs} epoch{'s' if training.max_epochs > 1 else ''}"
     return (
         f"{scenes.scenes} synthetic scenes ({scenes.train_share:.0%} for training) with {scenes.identities} identities "
-        f"and {scenes.cameras} cameras; {model.backbone}{width} from random weights, {model.shorter_side[-1]} x "
-        f"{model.longer_side} pixels, {epochs} in batches of {training.batch_size}, {training.optimizer}"
+        f"and {scenes.cameras} cameras; {model['backbone']}{width} from random weights, {model['shorter_side'][-1]} x "
+        f"{model['longer_side']} pixels, {epochs} in batches of {training.batch_size}, {training.optimizer}"
     )
 
 

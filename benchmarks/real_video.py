@@ -22,6 +22,7 @@ from person_search.evaluation.results import Results, score
 from person_search.evaluation.tables import metrics_table
 from person_search.evaluation.task import protocols_of
 from person_search.models.loading import find_checkpoint, open_checkpoint
+from person_search.sections import flat
 from person_search.visualize.run_report import report_run
 
 
@@ -62,7 +63,7 @@ def settings(options: argparse.Namespace) -> Config:
 
 def evaluated(checkpoint: Path, config: Config, **overrides: object) -> Results:
     """Results of ``checkpoint`` on the sequence's test part."""
-    dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
+    dataset = open_dataset(config.data)
     split = dataset.split("test")
     predictions = predictions_of(load_for_test(checkpoint, config, overrides).model, split, config)
     return score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
@@ -85,7 +86,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     options = parser.parse_args(arguments)
     config = settings(options)
-    scale = {"shorter_side": config.model.shorter_side, "longer_side": config.model.longer_side}
+    scale = {key: flat(config.model)[key] for key in ("shorter_side", "longer_side")}
     before = evaluated(options.start, config, **scale)
     started = time.perf_counter()
     run_training(config, resume=False)

@@ -127,10 +127,13 @@ def test_the_printed_config_reads_back_equal(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model:\n  shorter_sid: 3\n", "unknown key 'model.shorter_sid'. Did you mean 'shorter_side'?"),
+        (
+            "model:\n  shorter_sid: 3\n",
+            "Did you mean 'shorter_side'? It is under 'model.images:'.",
+        ),
         ("lr: 3\n", "unknown key 'lr'. (it belongs under 'training:')"),
         ("modle: {}\n", "unknown key 'modle'. Did you mean 'model'?"),
-        ("model:\n  width: wide\n", "model.width: Input should be a valid number"),
+        ("model:\n  width: wide\n", "model.backbone.width: Input should be a valid number"),
         ("- 1\n", "expected sections data, model, training, evaluation, found list"),
         ("model: [\n", "not valid YAML at line 2"),
     ],
@@ -295,6 +298,6 @@ def test_the_files_to_compare_may_stand_anywhere_and_no_option_is_lost(called, w
 def test_settings_of_yes_and_no_are_flags_in_test_too(called, words, value):
     assert cli.run(["evaluate", *words.split(), "--checkpoint", "x"], cli.dispatch) == 0
     assert cli.run(["predict", "--channels-last", "--checkpoint", "x", *words.split()], cli.dispatch) == 0
-    (_, _, evaluated), (_, (_, config), predicted) = called
-    assert evaluated["overrides"].get("cws") is predicted["overrides"].get("cws") is value
+    (_, (_, evaluated), _), (_, (_, config), _) = called
+    assert evaluated.evaluation.cws is config.evaluation.cws is bool(value)
     assert config.training.channels_last is True

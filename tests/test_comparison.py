@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from person_search.config import load_config
+from person_search.sections import flat
 from person_search.training import trainer
 
 ROOT = Path(__file__).parents[1]
@@ -34,14 +35,10 @@ def test_variants_differ_from_the_baseline_in_what_they_are_called(modules, tmp_
     base = configs["baseline"]
     assert base.model.method == "baseline"
     assert base.training.warmup_epochs > 0
-    assert base.model.pk_sampling
+    assert base.model.pk.sampling
     for name, config in configs.items():
-        changed = {
-            key
-            for section in ("model", "training", "data", "evaluation")
-            for key, value in getattr(config, section)
-            if value != getattr(getattr(base, section), key)
-        }
+        settings, usual = flat(config), flat(base)
+        changed = {key for key in settings.keys() & usual.keys() if settings[key] != usual[key]}
         assert changed - {"run_dir"} == set(page.VARIANTS[name].settings), name
     assert len({config.training.run_dir for config in configs.values()}) == len(configs)
 

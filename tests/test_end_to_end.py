@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from person_search.config import ModelConfig
+from person_search.config import method_settings
 from person_search.evaluation.files import evaluations_of
 from person_search.evaluation.predictions import Predictions
 from person_search.models.building import build_model
@@ -222,7 +222,7 @@ def test_the_wheel_works_in_an_environment_of_its_own(dataset, tmp_path):
         "synth", "--identities", 6, "--scenes", 20, "--cameras", 2, "--width", 160, "--height", 120,
         "--out", tmp_path / "d", program=program,
     )  # fmt: skip
-    config = ModelConfig(**TINY)
+    config = method_settings("baseline", **TINY)
     model = build_model(config, num_identities=4)
     save_checkpoint(tmp_path / "model.pt", Checkpoint(config, 4, model.state_dict()))
     file = tmp_path / "predictions.npz"

@@ -19,7 +19,7 @@ import torch
 from torchvision.io import write_jpeg
 
 from person_search import cli, load_model, registry
-from person_search.config import ModelConfig
+from person_search.config import method_settings
 from person_search.errors import UsageError
 from person_search.training.checkpoints import identity_names
 
@@ -72,6 +72,7 @@ def test_the_documents_package_trains_and_goes_through_a_checkpoint(
     left = runpy.run_path("try_it.py")
     assert "DeepEmbedding 3" in capsys.readouterr().out
     outcome, model = left["outcome"], left["model"]
+    assert (model.reid_loss.margin, model.embedding[0].out_features) == (0.3, 128)
     assert (outcome.step, outcome.skipped) == (4, 0)
     assert type(model.reid_loss).__name__ == "CosFaceLoss"
     assert identity_names(model) == {"reid_loss.directions"}
@@ -89,12 +90,12 @@ def test_the_loss_asks_for_its_margin_and_leaves_background_alone(
 ) -> None:
     monkeypatch.syspath_prepend(workplace)
     registry.import_modules(["my_search"])
-    config = ModelConfig()
+    config = method_settings("baseline", reid_loss="cosface").loss
     loss = registry.losses.get("cosface")(4, 3, config)
     with torch.no_grad():
         loss.directions.copy_(torch.eye(3, 4))
     rows, labels = torch.tensor([[2.0, 0, 0, 0], [0, 0, 0, 5], [1, 1, 1, 0]]), torch.tensor([0, -1, -2])
-    logits = torch.tensor([[config.oim_scale * (1 - 0.25), 0, 0]])
+    logits = torch.tensor([[config.scale * (1 - 0.25), 0, 0]])
     assert loss(rows, labels)[0].item() == pytest.approx(
         torch.nn.functional.cross_entropy(logits, labels[:1]).item(), rel=1e-5
     )

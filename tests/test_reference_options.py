@@ -37,8 +37,10 @@ PAIRS = {
     "--ckpt_dir out --expr_name first": "--run-dir out/first",
     "--gallery_size 50": "--gallery-size 50",
     "--gallery_size -1": "--gallery-size -1",
-    "--probe_type mini": "--queries mini",
-    "--probe_type origin": "--queries standard",
+    "--benchmark prw --probe_type mini": "--dataset prw --data-root data --queries mini "
+    "--run-dir checkpoints/prw_baseline_C5_oim",
+    "--benchmark prw --probe_type origin": "--dataset prw --data-root data --queries standard "
+    "--run-dir checkpoints/prw_baseline_C5_oim",
     "--eval_gt": "--use-gt-boxes",
     "--cws": "--cws",
     "--det_thr 0.3": "--search-threshold 0.3",

@@ -15,7 +15,7 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from person_search import cli
-from person_search.config import DataConfig
+from person_search.config import Config, with_settings
 from person_search.data.catalogue import open_dataset
 from person_search.evaluation.chance import random_predictions
 from person_search.evaluation.predictions import CONTEXT, REQUIRED
@@ -32,7 +32,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made = f"--layout {layout} --identities 12 --scenes 30 --cameras 1 --width 160 --height 120"
         assert cli.run(["synth", *made.split(), "--out", str(root / layout)], cli.dispatch) == 0
         shutil.rmtree(root / layout / {"prw": "frames", "cuhk-sysu": "Image"}[layout])
-        split = open_dataset(layout, root / layout, DataConfig()).split("test")
+        split = open_dataset(with_settings(Config(), dataset=layout, data_root=root / layout).data).split("test")
         random_predictions(split).save(root / f"{layout}.npz")
     return root
 

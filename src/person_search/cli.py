@@ -14,7 +14,7 @@ from person_search.cli_options import (
     CONFIG,
     JSON,
     PLUGINS,
-    TEST_TIME,
+    at_test,
     base_config,
     described,
     required,
@@ -24,9 +24,9 @@ from person_search.cli_options import (
     setting,
     settings_from,
 )
-from person_search.config import Config, EvaluationConfig, ModelConfig, TrainingConfig, to_yaml, with_settings
+from person_search.config import Config, EvaluationConfig, TrainingConfig, to_yaml, whose, with_settings
 from person_search.errors import PersonSearchError, UsageError, nearest
-from person_search.flags import command, flags_of, parse_flags, parse_with_files, settings_in
+from person_search.flags import Hint, command, flags_like, parse_flags, parse_with_files, settings_in
 from person_search.terminal import discard_output, reader_has_left
 from person_search.training.resuming import own_config
 
@@ -68,7 +68,11 @@ def _train_options(base: Config, rest: Sequence[str]) -> Any:
             *sections_of(base, "data", "model", "training", "evaluation"),
         ],
     )
-    return parse_flags(kind, rest, prog="person-search train")
+    return parse_flags(kind, rest, prog="person-search train", hint=_whose(base))
+
+
+def _whose(base: Config) -> Hint:
+    return lambda name: whose(name, base)
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -99,7 +103,7 @@ def evaluate(arguments: Sequence[str]) -> None:
             *running_sections(base),
         ],
     )
-    options = parse_flags(kind, rest, prog="person-search evaluate")
+    options = parse_flags(kind, rest, prog="person-search evaluate", hint=_whose(base))
     from person_search.commands import run_evaluation
 
     run_evaluation(
@@ -126,7 +130,7 @@ def predict(arguments: Sequence[str]) -> None:
             *running_sections(base),
         ],
     )
-    options = parse_flags(kind, rest, prog="person-search predict")
+    options = parse_flags(kind, rest, prog="person-search predict", hint=_whose(base))
     from person_search.commands import run_prediction
 
     run_prediction(
@@ -153,7 +157,7 @@ def score(arguments: Sequence[str]) -> None:
             *sections_of(base, "data", "evaluation"),
         ],
     )
-    options = parse_flags(kind, rest, prog="person-search score")
+    options = parse_flags(kind, rest, prog="person-search score", hint=_whose(base))
     from person_search.commands import run_scoring
 
     run_scoring(
@@ -181,7 +185,7 @@ def compare(arguments: Sequence[str]) -> None:
             *sections_of(base, "data", "evaluation"),
         ],
     )
-    options, files = parse_with_files(kind, rest, prog="person-search compare", files=2)
+    options, files = parse_with_files(kind, rest, prog="person-search compare", files=2, hint=_whose(base))
     if len(files) != 2:
         raise UsageError("compare wants two predictions files: person-search compare A.npz B.npz [options]")
     from person_search.commands import run_comparison
@@ -208,7 +212,7 @@ def info(arguments: Sequence[str]) -> None:
         "what differs from its published numbers is named.",
         [CONFIG, *sections_of(base, "data")],
     )
-    options = parse_flags(kind, rest, prog="person-search info")
+    options = parse_flags(kind, rest, prog="person-search info", hint=_whose(base))
     from person_search.commands import run_info
 
     run_info(with_settings(base, **settings_from(options, "data")))
@@ -236,7 +240,8 @@ def convert(arguments: Sequence[str]) -> None:
 
 def visualize(arguments: Sequence[str]) -> None:
     """Draw who in a folder of pictures looks most like the person in a box."""
-    at_test = flags_of(ModelConfig, TEST_TIME)
+    base, _ = base_config(arguments, "--model")
+    _, test_flags = at_test(base)
     kind = command(
         "Visualize",
         "Draw a ranking list: the person in --box of the picture --query, and the people most like it in any folder "
@@ -250,16 +255,18 @@ def visualize(arguments: Sequence[str]) -> None:
             ("top", described(int, "how many people to show"), 10),
             ("whole_scenes", described(bool, "show whole pictures with the box instead of the person cut out"), False),
             setting(EvaluationConfig, "search_threshold"),
+            setting(EvaluationConfig, "cws"),
             setting(EvaluationConfig, "eval_batch_size"),
             setting(TrainingConfig, "device"),
             PLUGINS,
-            ("at_test", at_test, at_test()),
+            ("at_test", type(test_flags), test_flags),
         ],
     )
     options = parse_flags(kind, arguments, prog="person-search visualize")
     config = with_settings(
         Config(),
         search_threshold=options.search_threshold,
+        cws=options.cws,
         eval_batch_size=options.eval_batch_size,
         device=options.device,
         plugins=options.plugins,
@@ -283,8 +290,7 @@ def synth(arguments: Sequence[str]) -> None:
     """Make a synthetic dataset."""
     from person_search.synth.settings import SynthConfig
 
-    kind = flags_of(SynthConfig)
-    options = parse_flags(kind, arguments, prog="person-search synth")
+    options = parse_flags(type(flags_like(SynthConfig())), arguments, prog="person-search synth")
     config = SynthConfig(**settings_in(options))
     from person_search.commands import run_synthesis
 

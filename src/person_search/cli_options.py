@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,21 +11,21 @@ from typing import Annotated, Any
 import tyro
 from pydantic import BaseModel
 
-from person_search.config import Config, DataConfig, ModelConfig, TrainingConfig, load_config, with_settings
-from person_search.errors import UsageError
-from person_search.flags import flags_like, flags_of, settings_in, take_option
-
-TEST_TIME = (
-    "shorter_side",
-    "longer_side",
-    "rpn_pre_nms_test",
-    "rpn_post_nms_test",
-    "score_threshold",
-    "nms_threshold",
-    "max_detections",
-    "cws",
+from person_search.config import (
+    Config,
+    DataConfig,
+    changed,
+    choices,
+    load_config,
+    plugins_imported,
+    whose,
+    with_settings,
 )
-"""Model settings that may differ between training and test."""
+from person_search.errors import UsageError
+from person_search.flags import flags_like, settings_in, take_option, values_of
+from person_search.sections import leaves
+
+log = logging.getLogger(__name__)
 
 
 def described(kind: Any, text: str) -> Any:
@@ -51,9 +53,15 @@ def sections_of(config: Config, *names: str) -> list[tuple[str, Any, Any]]:
 
 def running_sections(config: Config) -> list[tuple[str, Any, Any]]:
     """Flags for running a trained model: data, evaluation, device, and what may differ from training."""
-    at_test = flags_of(ModelConfig, TEST_TIME)
-    running = flags_of(TrainingConfig, ("device", "devices", "nodes", "precision", "channels_last", "compile"))
-    return [*sections_of(config, "data", "evaluation"), ("model", at_test, at_test()), ("training", running, running())]
+    running = ("device", "devices", "nodes", "precision", "channels_last", "compile")
+    parts = [at_test(config), ("training", flags_like(config.training, running))]
+    return [*sections_of(config, "data", "evaluation"), *((name, type(flags), flags) for name, flags in parts)]
+
+
+def at_test(config: Config) -> tuple[str, Any]:
+    """Flags, unset, for the settings of the model that may differ between training and test."""
+    names = [leaf.name for leaf in leaves(config.model) if leaf.key in leaf.section.at_test]
+    return "model", flags_like(config.model, names)
 
 
 def settings_from(options: Any, *sections: str, given_only: bool = False) -> dict[str, Any]:
@@ -74,7 +82,8 @@ def base_config(
     """
     path, rest = take_option(arguments, "--config")
     if beside is None:
-        return (over or Config()) if path is None else load_config(Path(path), over=over), rest
+        base = (over or Config()) if path is None else load_config(Path(path), over=over)
+        return _as_chosen(base, rest), rest
     checkpoint = take_option(arguments, beside)[0]
     if path is None and checkpoint is not None:
         folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
@@ -82,7 +91,34 @@ def base_config(
             path = str(folder / "config.yaml")
     # What a training was spread over says nothing of the machine that its model runs on.
     alone = {"devices": 1, "nodes": 1, "sync_batch_norm": False, "compile": False}
-    return with_settings(Config() if path is None else load_config(Path(path)), **alone), rest
+    base = with_settings(Config() if path is None else load_config(Path(path)), **alone)
+    return _as_chosen(base, rest), rest
+
+
+def _as_chosen(base: Config, arguments: Sequence[str]) -> Config:
+    """``base`` with the dataset, method and so on that ``arguments`` name: they say which other options there are.
+
+    Options may stand in any order, so these are read first. What ``base`` has that is left out by this is said.
+    """
+    chosen: dict[str, str] = {}
+    # The list of plug-ins may end with words that are none; that is known when all options are read.
+    with plugins_imported(values_of(arguments, ["plugins"]).get("plugins", ())):
+        # What is chosen may have something to choose itself.
+        while new := {
+            name: words[0]
+            for name, words in values_of(arguments, choices(base)).items()
+            if words and name not in chosen
+        }:
+            base, left_out = changed(base, new)
+            chosen |= new
+            for name, value in left_out.items():
+                _warn_left_out(name, str(value), whose(name, base))
+    return base
+
+
+@functools.cache
+def _warn_left_out(name: str, value: str, whose_setting: str) -> None:
+    log.warning("'%s: %s' of the configuration is left out.%s", name, value, whose_setting)
 
 
 def running_config(base: Config, options: Any) -> Config:

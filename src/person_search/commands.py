@@ -29,6 +29,7 @@ from person_search.evaluation.tables import metrics_table, percent, write_per_qu
 from person_search.evaluation.task import protocols_of, refuse_other_holdout, split_to_test
 from person_search.files import whole_file
 from person_search.registry import import_modules
+from person_search.sections import flat
 from person_search.synth.settings import SynthConfig
 from person_search.terminal import console, messages
 
@@ -65,11 +66,13 @@ def run_training(config: Config, *, resume: bool) -> None:
 def run_prediction(checkpoint: Path, config: Config, *, overrides: dict[str, Any], out: Path, split_name: str) -> None:
     """Write the predictions file of a checkpoint."""
     stored = load_for_test(checkpoint, config, overrides)
-    dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
+    dataset = open_dataset(config.data)
     split = split_of_checkpoint(dataset, split_name, config, stored)
     predictions = predictions_of(stored.model, split, config)
     if predictions is None:
         return
+    if config.evaluation.cws:
+        print_notes(["--cws changes nothing in a predictions file: give it to score, which weights by the scores"])
     replace(predictions, model_id=stored.model_id).save(out)
     console.print(
         f"wrote {len(predictions)} detections in {len(split.scenes)} scenes and {len(split.queries)} queries to {out} "
@@ -83,7 +86,7 @@ def run_scoring(
 ) -> None:
     """Score a predictions file and print the table."""
     predictions = Predictions.load(predictions_file)
-    dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
+    dataset = open_dataset(config.data)
     split = test_split(dataset, split_name, config)
     results = score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
     console.print(metrics_table([(predictions_file.stem, results)]))
@@ -111,7 +114,7 @@ def run_evaluation(
     stored = load_for_test(checkpoint, config, overrides)
     model = stored.model
     config = config.model_copy(update={"model": model.config})
-    dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
+    dataset = open_dataset(config.data)
     split = split_of_checkpoint(dataset, split_name, config, stored)
     protocols = protocols_of(dataset, split, config)
     record = make_record(
@@ -138,7 +141,7 @@ def run_comparison(
     if samples < 1 or changed < 0:
         raise UsageError(f"--samples {samples} --changed {changed}: expected at least 1 and 0")
     one, other = Predictions.load(first), Predictions.load(second)
-    dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
+    dataset = open_dataset(config.data)
     split = test_split(dataset, split_name, config)
     comparison = compare(
         one, other, split, protocols_of(dataset, split, config), config.evaluation, samples=samples, queries=changed
@@ -155,7 +158,7 @@ def run_comparison(
 
 def run_info(config: Config) -> None:
     """Print what is in a dataset, what of it is not used, and where a published one differs from its numbers."""
-    found = survey(open_dataset(config.data.dataset, config.data.data_root, config.data))
+    found = survey(open_dataset(config.data))
     table = Table(title=f"{config.data.dataset}: {config.data.data_root}")
     names = [field.name for field in fields(SplitStatistics)]
     for name in names:
@@ -195,8 +198,10 @@ def run_conversion(file: Path, out: Path, *, plugins: Sequence[str]) -> None:
     except OSError as error:
         raise UsageError(f"cannot make the folder of --out {out}: {error.strerror}; choose another place") from None
     save_checkpoint(out, Checkpoint(model.config, model.num_identities, model.state_dict()))
+    settings = flat(model.config)
+    named = [model.config.method, *(settings[key] for key in ("levels", "reid_loss") if key in settings)]
     console.print(
-        f"wrote {out}: {model.config.method}, {' '.join(model.config.levels)}, {model.config.reid_loss}, "
+        f"wrote {out}: {', '.join(part if isinstance(part, str) else ' '.join(part) for part in named)}, "
         f"{model.num_identities} identities, model id {stored.model_id}",
         soft_wrap=True,
     )
@@ -237,6 +242,7 @@ def run_visualization(
             pictures,
             top=top,
             score_threshold=config.evaluation.search_threshold,
+            cws=config.evaluation.cws,
             batch_size=config.evaluation.eval_batch_size,
             progress=progress,
         )

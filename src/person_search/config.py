@@ -1,69 +1,45 @@
-"""Every setting, once: name, meaning, unit, range and default. YAML files and command-line flags both end up here."""
+"""The settings of a run: what all methods and datasets have, and how YAML files and flags are read over the defaults.
+
+The settings of one method, loss, backbone or dataset live with it.
+"""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from person_search.errors import UsageError, nearest
+from person_search.migration import migrated
+from person_search.registry import datasets, import_modules, methods
+from person_search.sections import (
+    UNKNOWN,
+    Section,
+    chosen_in,
+    differences,
+    flat,
+    leaves,
+    merged,
+    natural,
+    placed,
+    section_kind,
+)
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
-Level = Literal["C4", "C5"]
-
-
-def natural(kind: Any, value: Any) -> Any:
-    """``value`` as the type ``kind`` wants it, where a person writing YAML may spell it in another way.
-
-    A number stands for text (``precision: 32``), one value for a list, ``C4 C5`` or ``480, 600`` for a list without
-    brackets, ``None`` for nothing, ``~`` for the home folder. Whatever else is not of this type stays as it is.
-    """
-    while get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    if get_origin(kind) in (Union, UnionType):
-        if isinstance(value, str) and value.lower() == "none" and NoneType in get_args(kind):
-            return None
-        kinds = [part for part in get_args(kind) if part is not NoneType]
-        return natural(kinds[0], value) if value is not None and len(kinds) == 1 else value
-    if get_origin(kind) is tuple:
-        (item, *_) = get_args(kind)
-        if isinstance(value, str) and item is not str:
-            value = value.replace(",", " ").split()
-        values = value if isinstance(value, list | tuple) else () if value is None else (value,)
-        return tuple(natural(item, one) for one in values) if not isinstance(value, dict) else value
-    texts = get_origin(kind) is Literal or kind in (str, Path)
-    if texts and isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if kind is Path and isinstance(value, str | Path) and str(value).startswith("~"):
-        return Path(os.path.expanduser(value))
-    return value
-
-
-class Section(BaseModel):
-    """A group of settings: immutable, unknown keys refused, defaults validated."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _natural(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        fields = cls.model_fields
-        return {
-            key: natural(fields[key].annotation, value) if key in fields else value for key, value in values.items()
-        }
 
 
 class DataConfig(Section):
-    """Where the pictures come from."""
+    """Where the pictures come from: what every dataset has, and the base of its own settings."""
+
+    kinds = datasets
+    chooser = "dataset"
 
     dataset: str = Field(
         "synthetic", description="dataset loader: synthetic, coco, mot, cuhk-sysu (ssm), prw, or a plug-in's"
@@ -83,108 +59,15 @@ class DataConfig(Section):
     unlabelled_ids: tuple[str, ...] = Field(
         (), description="ids, as the dataset's files write them, of people who are nobody: they get no identity"
     )
-    person_id_key: str | None = Field(
-        None,
-        description="COCO: key of the person's id in an annotation or its attributes; None: person_id, else CVAT's track_id",
-    )
-    queries: Literal["standard", "mini"] = Field(
-        "standard", description="PRW: which query list; mini is PRW-mini (Munjal et al., 2019)"
-    )
-    mot_split: Literal["time", "sequence"] = Field(
-        "time", description="MOT: train and test split within each sequence, or by sequence"
-    )
-    mot_train_share: Share = Field(
-        0.5, description="MOT: first share of each sequence's length, or of the sequences, used for training"
-    )
-    mot_min_gap: Annotated[float, Field(ge=0)] = Field(
-        5.0, description="MOT: seconds between a query and its gallery scenes, at least"
-    )
 
 
-class ModelConfig(Section):
-    """The network and how it reads images. Saved in the checkpoint."""
+class MethodSettings(Section):
+    """The network, its losses, and how it reads images: the base of every method's settings, saved in checkpoints."""
 
-    method: str = Field("baseline", description="baseline, oim, nae, or a plug-in's")
-    backbone: str = Field(
-        "resnet50",
-        description="resnet18, 34, 50, 101, convnext_tiny, _small, _base, timm:NAME, or a plug-in's",
-    )
-    width: Positive = Field(1.0, description="multiplies the backbone's channels; weights from files need 1")
-    flavour: Literal["torchvision", "caffe"] = Field(
-        "torchvision",
-        description="stride placement and image normalisation; caffe is that of the published numbers",
-    )
-    weights: str = Field("imagenet", description="start of the backbone: imagenet, none, or the path of a weights file")
-    levels: tuple[Level, ...] = Field(
-        ("C5",), description="backbone levels the re-ID embedding is taken from: C5, or C4 C5"
-    )
-    reid_loss: str = Field("oim", description="re-ID loss: oim, softmax, or a plug-in's")
-    shorter_side: tuple[AtLeastOne, ...] = Field(
-        (600,),
-        description="images are resized to this shorter side, pixels; several: one drawn per training image, the last in test",
-    )
-    longer_side: AtLeastOne = Field(1000, description="longest side after resizing, pixels")
+    kinds = methods
+    chooser = "method"
 
-    anchor_sizes: tuple[Positive, ...] | None = Field(
-        None, description="anchor sizes, pixels of the resized image; None: the method's own"
-    )
-    anchor_ratios: tuple[Positive, ...] = Field((1.0, 2.0), description="anchor aspect ratios, height / width")
-    rpn_fg_iou: Share = Field(0.7, description="RPN: IoU from which an anchor is a person")
-    rpn_bg_iou: Share = Field(0.3, description="RPN: IoU below which an anchor is background")
-    rpn_batch_per_image: AtLeastOne = Field(256, description="RPN: anchors sampled per image")
-    rpn_positive_share: Share = Field(0.5, description="RPN: share of sampled anchors that may be positive")
-    rpn_nms: Share = Field(0.7, description="RPN: NMS IoU")
-    rpn_pre_nms_train: AtLeastOne = Field(12000, description="RPN: proposals before NMS in training")
-    rpn_pre_nms_test: AtLeastOne = Field(6000, description="RPN: proposals before NMS in test")
-    rpn_post_nms_train: AtLeastOne = Field(2000, description="RPN: proposals kept in training")
-    rpn_post_nms_test: AtLeastOne = Field(300, description="RPN: proposals kept in test")
-    roi_fg_iou: Share = Field(0.5, description="IoU from which a proposal is a person, below it is background")
-    roi_batch_per_image: AtLeastOne = Field(64, description="RoIs sampled per image for detection")
-    roi_positive_share: Share = Field(0.5, description="share of sampled RoIs that may be positive")
-    box_loss_weight: Positive | None = Field(None, description="weight of the box loss; None: the method's own")
-
-    pk_sampling: bool = Field(
-        True,
-        description="baseline: re-ID trains on K proposals of every person; off: on the detection head's RoIs",
-    )
-    pk_per_person: AtLeastOne = Field(4, description="baseline: K of PK sampling")
-    reid_loss_weight: Positive = Field(0.5, description="weight of the re-ID loss")
-    oim_scale: Positive = Field(30.0, description="OIM: logits are this times the cosine")
-    oim_momentum: Share = Field(0.5, description="OIM: share of the old row kept when the table is updated")
-    oim_queue: AtLeastOne | None = Field(
-        None, description="OIM: queue length; None: 5000 above 1000 identities, else 500"
-    )
-    freeze: bool | None = Field(
-        None,
-        description="keep conv1 and the trunk's BN as loaded; None: the method's own, and never with --weights none",
-    )
-
-    score_threshold: Share = Field(0.05, description="detections below this score are dropped")
-    nms_threshold: Share = Field(0.4, description="NMS IoU of detections")
-    max_detections: AtLeastOne = Field(100, description="detections kept per image")
-    cws: bool = Field(False, description="confidence-weighted similarity: embeddings times detection score")
-
-    @field_validator("levels")
-    @classmethod
-    def _known_combination(cls, levels: tuple[Level, ...]) -> tuple[Level, ...]:
-        if levels not in {("C5",), ("C4", "C5")}:
-            raise ValueError("levels are C5, or C4 C5 in this order")
-        return levels
-
-    @field_validator("shorter_side")
-    @classmethod
-    def _some(cls, sides: tuple[int, ...]) -> tuple[int, ...]:
-        if not sides:
-            raise ValueError("at least one shorter side is needed")
-        return sides
-
-    @model_validator(mode="after")
-    def _sides_fit(self) -> ModelConfig:
-        if max(self.shorter_side) > self.longer_side:
-            raise ValueError(f"shorter_side {max(self.shorter_side)} exceeds longer_side {self.longer_side}")
-        if self.rpn_bg_iou > self.rpn_fg_iou:
-            raise ValueError(f"rpn_bg_iou {self.rpn_bg_iou} exceeds rpn_fg_iou {self.rpn_fg_iou}")
-        return self
+    method: str = Field(description="baseline, oim, nae, or a plug-in's")
 
 
 class TrainingConfig(Section):
@@ -292,6 +175,9 @@ class EvaluationConfig(Section):
     gallery_size: tuple[int, ...] = Field(
         (), description="CUHK-SYSU gallery sizes: 50 100 500 1000 2000 4000, -1 whole set; none: standard"
     )
+    cws: bool = Field(
+        False, description="confidence-weighted similarity: embeddings of detections count times their score"
+    )
     cross_camera: bool = Field(False, description="search only scenes of other cameras than the query's")
     cbgm: bool = Field(False, description="re-score by context bipartite graph matching (SeqNet, AAAI 2021)")
     cbgm_k1: AtLeastOne | None = Field(
@@ -306,58 +192,190 @@ class EvaluationConfig(Section):
 class Config(Section):
     """All settings of a run, as written to ``config.yaml`` in the run folder."""
 
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    data: SerializeAsAny[DataConfig] = Field(default_factory=lambda: _usual(DataConfig, "synthetic"))
+    model: SerializeAsAny[MethodSettings] = Field(default_factory=lambda: _usual(MethodSettings, "baseline"))
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    @model_validator(mode="after")
+    def _flat_names_differ(self) -> Config:
+        places: dict[str, str] = {}
+        for leaf in leaves(self):
+            place = ".".join((*leaf.path, leaf.key))
+            if leaf.name in places:
+                raise ValueError(
+                    f"{places[leaf.name]} and {place} are both called '{leaf.name}' on the command line; give one of "
+                    "their sections another prefix"
+                )
+            places[leaf.name] = place
+        return self
 
-def section_of() -> dict[str, str]:
-    """Setting name -> section name; names are unique over all sections."""
-    return {
-        key: section
-        for section, info in Config.model_fields.items()
-        for key in info.annotation.model_fields  # type: ignore[union-attr]
-    }
+
+def _usual(section: type[Section], name: str) -> Any:
+    return section.kind(name).model_validate({section.chooser: name})
+
+
+@contextmanager
+def plugins_imported(names: Sequence[str]) -> Iterator[None]:
+    """Read settings with plug-ins imported. That one could not be is the error where the settings are wrong then."""
+    missing: UsageError | None = None
+    try:
+        import_modules(names)
+    except UsageError as error:
+        missing = error
+    try:
+        yield
+    except UsageError as error:
+        raise missing or error from None
 
 
 def with_settings(config: Config, **settings: Any) -> Config:
-    """``config`` with settings changed by their plain names (``lr=0.01``), validated. Raises UsageError."""
-    sections = section_of()
-    tree = config.model_dump()
-    for key, value in settings.items():
-        if key not in sections:
-            raise UsageError(f"unknown setting '{key}'.{nearest(key, sections)}")
-        tree[sections[key]][key] = value
-    return parse(tree, "settings")
+    """``config`` with settings changed by their flat names (``lr=0.01``, ``rpn_nms=0.6``), validated.
+
+    Where another method, dataset, loss or backbone is chosen, what was changed in ``config`` goes along as far as the
+    new one has such settings. Raises UsageError.
+    """
+    return changed(config, settings)[0]
 
 
-def parse(tree: Any, source: str) -> Config:
-    """A nested dict as Config. Raises UsageError with ``source``, the key and the nearest known key."""
+def changed(config: Config, settings: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+    """``with_settings``, and what was changed in ``config`` and is left out, by flat name."""
+    with plugins_imported(natural(tuple[str, ...], settings.get("plugins"))):
+        kept = differences(config, Config())
+        tree, used = _placed({**kept, **settings}, "settings")
+        unknown = next((name for name in settings if name not in used), None)
+        if unknown is not None:
+            raise UsageError(f"unknown setting '{unknown}'.{whose(unknown, config) or nearest(unknown, flat(config))}")
+        return _validated(tree, "settings"), {name: value for name, value in kept.items() if name not in used}
+
+
+def parse(tree: Any, source: str, *, over: Config | None = None) -> Config:
+    """A nested dict as Config, over the defaults or the settings ``over``.
+
+    Raises UsageError with ``source``, the key and the nearest known key.
+    """
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
         raise UsageError(f"{source}: expected sections {', '.join(Config.model_fields)}, found {type(tree).__name__}")
+    data = tree.get("data")
+    with plugins_imported(natural(tuple[str, ...], data.get("plugins")) if isinstance(data, dict) else ()):
+        tree = migrated(tree, over or Config(), source)
+        if over is not None:
+            try:
+                base, _ = changed(over, chosen_in(tree, over))
+            except ValueError as error:
+                raise UsageError(f"{source}: {error}") from None
+            tree = merged(_placed(differences(base, Config()), source)[0], tree)
+        return _validated(tree, source)
+
+
+def _placed(settings: Mapping[str, Any], source: str) -> tuple[dict[str, Any], set[str]]:
+    try:
+        return placed(settings, Config())
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}") from None
+
+
+def _validated(tree: dict[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise UsageError(f"{source}: {describe(error)}") from None
 
 
+def read_method_settings(tree: Any, source: str) -> MethodSettings:
+    """The settings of a method as a checkpoint keeps them. Raises UsageError where this version does not know them."""
+    return parse({"model": tree}, source).model
+
+
+def method_settings(method: str, **settings: Any) -> MethodSettings:
+    """The settings of a method, with some changed by flat name. Raises UsageError."""
+    return override(with_settings(Config(), method=method).model, settings)
+
+
+def override(config: MethodSettings, settings: Mapping[str, Any]) -> MethodSettings:
+    """``config`` with settings of the model changed by flat name. Raises UsageError."""
+    whole = Config(model=config)
+    for name in settings:
+        if name in flat(whole) and name not in flat(config):
+            raise UsageError(f"'{name}' is no model setting.{nearest(name, flat(config))}")
+    return with_settings(whole, **settings).model
+
+
 def describe(error: ValidationError) -> str:
     """The first problem of a pydantic error, in one line, naming the key and, if it is unknown, the nearest one."""
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        name = str(first["loc"][-1])
-        sections = section_of()
-        known = [*Config.model_fields] if len(first["loc"]) == 1 else [*sections]
-        where = f" (it belongs under '{sections[name]}:')" if name in sections else nearest(name, known)
-        return f"unknown key '{path}'.{where}"
+    if first["type"] == UNKNOWN:
+        section: type[Section] = first["ctx"]["section"]
+        return f"unknown key '{path}'.{_place_of(str(first['loc'][-1]), section)}"
     message = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     found = f", found {given!r}" if isinstance(given, int | float | str | bool | list | tuple) else ""
     return f"{path}: {message}{found}" if path else message
+
+
+def _place_of(key: str, section: type[Section]) -> str:
+    """What helps who wrote ``key``, which ``section`` does not have."""
+    own = next((base for base in section.__mro__ if issubclass(base, Section) and base.kinds is not None), None)
+    if own is not None and (names := _owners(own, lambda kind: key in type(kind).model_fields)):
+        return f" It is a setting of {names}."
+    for leaf in leaves(Config()):
+        if key in (leaf.key, leaf.name) and leaf.section is not section:
+            return f" (it belongs under '{'.'.join(leaf.path)}:'{'' if key == leaf.key else f' as {leaf.key}'})"
+    if found := whose(key, Config()) or nearest(key, section.model_fields):
+        return found
+    near = nearest(key, [leaf.key for leaf in leaves(Config())])
+    places = (".".join(leaf.path) for leaf in leaves(Config()) if near == nearest(leaf.key, [leaf.key]))
+    return near and f"{near} It is under '{next(places)}:'."
+
+
+def whose(name: str, config: Config) -> str:
+    """``" It is a setting of the method 'baseline'."``: who has the flat name ``name``, which ``config`` does not.
+
+    Empty for one that ``config`` has, or nobody.
+    """
+    if name in flat(config):
+        return ""
+    for section in reversed([*_chosen_sections(config)]):
+        if names := _owners(section, lambda kind: name in _own_names(kind)):
+            return f" It is a setting of {names}."
+    return ""
+
+
+def choices(config: Config) -> dict[str, str]:
+    """What is chosen in ``config`` by name, by flat name: dataset, method, and what else the method has kinds of."""
+    values = flat(config)
+    names = [section.flat_name(section.chooser) for section in _chosen_sections(config)]
+    return {name: values[name] for name in names}
+
+
+def _owners(section: type[Section], has: Callable[[Section], bool]) -> str:
+    """The kinds of ``section`` of which ``has`` is true, in words."""
+    assert section.kinds is not None
+    names = [f"'{name}'" for name in section.kinds.names() if has(_usual(section, name))]
+    return f"the {section.kinds.kind}{'' if len(names) == 1 else 's'} {', '.join(names)}" if names else ""
+
+
+def _chosen_sections(section: Section) -> Iterator[type[Section]]:
+    """The sections in ``section``, outer ones first, of which there are several kinds."""
+    for key, field in type(section).model_fields.items():
+        kind = section_kind(field.annotation)
+        if kind is not None:
+            if kind.kinds is not None:
+                yield kind
+            yield from _chosen_sections(getattr(section, key))
+
+
+def _own_names(section: Section) -> Iterator[str]:
+    """Flat names of the settings in ``section``, without those of which a name inside it chooses the kind."""
+    for key, field in type(section).model_fields.items():
+        kind = section_kind(field.annotation)
+        if kind is None:
+            yield section.flat_name(key)
+        elif kind.kinds is None:
+            yield from _own_names(getattr(section, key))
 
 
 def load_config(path: Path, *, over: Config | None = None) -> Config:
@@ -372,13 +390,7 @@ def load_config(path: Path, *, over: Config | None = None) -> Config:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         raise UsageError(f"config '{path}' is not valid YAML{where}: {getattr(error, 'problem', error)}") from None
-    if over is not None and isinstance(tree, dict):
-        below = over.model_dump()
-        tree = below | {
-            section: below[section] | values if section in below and isinstance(values, dict) else values
-            for section, values in tree.items()
-        }
-    return parse(over.model_dump() if over is not None and tree is None else tree, f"config '{path}'")
+    return parse(tree, f"config '{path}'", over=over)
 
 
 def to_yaml(config: Config) -> str:

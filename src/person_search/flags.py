@@ -4,40 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tyro
-from pydantic import BaseModel
 
 from person_search.errors import UsageError, nearest
+from person_search.sections import Section, leaves
 
 
-@functools.cache
-def flags_of(model: Any, only: tuple[str, ...] | None = None) -> Any:
-    """A dataclass with a flag for every setting of the pydantic ``model`` (or those in ``only``), described as there.
+def flags_like(settings: Section, only: Collection[str] | None = None) -> Any:
+    """An instance of a dataclass with a flag for every setting in ``settings``, by flat name, described as there.
 
-    With ``only``, flags may be left unset (None). Ranges are not checked here but when the config is put together,
-    whose errors name the key.
+    With ``only`` there are flags for those names alone, and they are left unset (None). Ranges are not checked here but
+    when the config is put together, whose errors name the key.
     """
     fields: list[Any] = []
-    for key in only or model.model_fields:
-        field = model.model_fields[key]
-        kind: Any = field.annotation if only is None else field.annotation | None
-        described = Annotated[kind, tyro.conf.arg(help=field.description)]
-        fields.append((key, described, dataclasses.field(default=None if only else field.get_default())))
-    made = dataclasses.make_dataclass(f"{model.__name__}Flags", fields, frozen=True)
-    made.__doc__ = model.__doc__
-    return made
-
-
-def flags_like(settings: BaseModel) -> Any:
-    """An instance of ``flags_of`` with the values of ``settings``."""
-    return flags_of(type(settings))(**{key: getattr(settings, key) for key in type(settings).model_fields})
+    for leaf in leaves(settings):
+        if only is None or leaf.name in only:
+            kind: Any = leaf.annotation if only is None else leaf.annotation | None
+            described = Annotated[kind, tyro.conf.arg(help=leaf.description)]
+            default = leaf.value if only is None else None
+            fields.append((leaf.name, described, dataclasses.field(default=default)))
+    made = dataclasses.make_dataclass(f"{type(settings).__name__}Flags", fields, frozen=True)
+    made.__doc__ = type(settings).__doc__
+    return made()
 
 
 def settings_in(options: Any, *, given_only: bool = False) -> dict[str, Any]:
@@ -55,21 +49,27 @@ def command(name: str, summary: str, parts: Iterable[tuple[str, Any, Any]]) -> A
     return made
 
 
-def parse_flags(kind: Any, arguments: Sequence[str], *, prog: str) -> Any:
+Hint = Callable[[str], str]
+"""What to say of an unknown option, by flat name of the setting that it would be; empty for nothing."""
+
+
+def parse_flags(kind: Any, arguments: Sequence[str], *, prog: str, hint: Hint = lambda _: "") -> Any:
     """Read ``arguments`` into a new ``kind``.
 
     Prints help and exits for ``--help``. Raises UsageError, in one line, for anything that is not understood.
     """
-    return parse_with_files(kind, arguments, prog=prog, files=0)[0]
+    return parse_with_files(kind, arguments, prog=prog, files=0, hint=hint)[0]
 
 
-def parse_with_files(kind: Any, arguments: Sequence[str], *, prog: str, files: int) -> tuple[Any, list[str]]:
+def parse_with_files(
+    kind: Any, arguments: Sequence[str], *, prog: str, files: int, hint: Hint = lambda _: ""
+) -> tuple[Any, list[str]]:
     """``parse_flags``, and beside it up to ``files`` words that belong to no option, wherever they stand."""
-    known, words = _arranged(kind, arguments, prog, files)
+    known, words = _arranged(kind, arguments, prog, files, hint)
     return _parsed(kind, known, prog), words
 
 
-def _arranged(kind: Any, arguments: Sequence[str], prog: str, files: int) -> tuple[list[str], list[str]]:
+def _arranged(kind: Any, arguments: Sequence[str], prog: str, files: int, hint: Hint) -> tuple[list[str], list[str]]:
     """The options in the one form that the parser reads alike wherever they stand, and the words beside them."""
     kinds = _kinds(kind)
     given: dict[str, list[str]] = {}
@@ -91,8 +91,9 @@ def _arranged(kind: Any, arguments: Sequence[str], prog: str, files: int) -> tup
         negated = name not in kinds and name.startswith("no-") and _is_switch(kinds.get(name[3:]))
         key = name[3:] if negated else name
         if key not in kinds:
-            hint = nearest(f"--{name or written}", [f"--{one}" for one in kinds]) or " See --help."
-            raise UsageError(f"{prog}: unknown option '{argument}'.{hint}")
+            known = nearest(f"--{name or written}", [f"--{one}" for one in kinds]) or " See --help."
+            said = hint(name.replace("-", "_")) or hint(name.removeprefix("no-").replace("-", "_")) or known
+            raise UsageError(f"{prog}: unknown option '{argument}'.{said}")
         if key in given:
             raise UsageError(f"{prog}: --{key} is given twice; give it once")
         if _is_switch(kinds[key]):
@@ -246,3 +247,21 @@ def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[s
             raise UsageError(f"{name} is given twice; give it once")
         value = taken
     return value, rest
+
+
+def values_of(arguments: Sequence[str], names: Collection[str]) -> dict[str, list[str]]:
+    """The words after the options of these settings, by flat name: a first look, errors are left to ``parse_flags``."""
+    found: dict[str, list[str]] = {}
+    taking: list[str] = []
+    for argument in arguments:
+        if argument == "--":
+            break
+        if not is_option(argument):
+            taking.append(argument)
+            continue
+        written, equals, value = argument.partition("=")
+        taking = [value] if equals else []
+        name = written.removeprefix("--").replace("-", "_")
+        if written.startswith("--") and name in names:
+            found[name] = taking
+    return found

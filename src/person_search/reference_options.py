@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from person_search.config import Config, ModelConfig, with_settings
+from person_search.config import Config, with_settings
 from person_search.errors import UsageError, nearest
+from person_search.sections import differences, flat, placed
 from person_search.training.resuming import own_config
 
 METHODS = {"bsl": "baseline", "oim": "oim", "nae": "nae"}
@@ -223,14 +224,21 @@ def read_reference_options(arguments: Sequence[str]) -> ReferenceCommand:
     if own is None and settings.get("dataset", "synthetic") != "synthetic":
         settings.setdefault("data_root", DATA_ROOT)
     gpus = _gpus(given.get("gpu_ids"))
-    config = with_settings(own or Config(), **settings, **_gpu_settings(gpus), run_dir=run_dir)
+    base = own or Config()
+    _, meant = placed(differences(base, Config()) | settings, Config())
+    unused = settings.keys() - meant
+    settings = {key: value for key, value in settings.items() if key in meant}
+    config = with_settings(base, **settings, **_gpu_settings(gpus), run_dir=run_dir)
     return ReferenceCommand(
         config=config,
         test=given["is_test"],
         checkpoint=checkpoint,
         resume=given["continue_train"],
-        overrides={key: value for key, value in settings.items() if key in ModelConfig.model_fields},
-        ignored=[name for name in NO_MEANING if _destination(name) in given],
+        overrides={key: value for key, value in settings.items() if key in flat(config.model)},
+        ignored=[
+            *(name for name in NO_MEANING if _destination(name) in given),
+            *(option.names[-1] for option in OPTIONS if option.setting in unused),
+        ],
         gpus=gpus or (),
     )
 
@@ -285,12 +293,12 @@ def show_only(gpus: Sequence[int], environment: MutableMapping[str, str]) -> Non
 
 def _run_dir(given: dict[str, Any], settings: dict[str, Any]) -> Path:
     """``--ckpt_dir``/NAME, the name from dataset, method and re-ID loss as the reference does, plus ``--suffix``."""
-    defaults = Config()
+    defaults = flat(Config())
     parts = [
         settings.get("dataset", "synthetic"),
-        settings.get("method", defaults.model.method),
-        "-".join(settings.get("levels", defaults.model.levels)),
-        settings.get("reid_loss", defaults.model.reid_loss),
+        settings.get("method", defaults["method"]),
+        "-".join(settings.get("levels", defaults["levels"])),
+        settings.get("reid_loss", defaults["reid_loss"]),
         *([given["suffix"]] if given.get("suffix") else []),
     ]
     return Path(given.get("ckpt_dir", "checkpoints")) / (given.get("expr_name") or "_".join(parts))

@@ -21,11 +21,22 @@ PLUGIN_GROUP = "person_search.plugins"
 
 
 class Registry:
-    """Classes by name. Built-in ones are given as ``"module:Class"`` and imported only when asked for."""
+    """Classes by name. Built-in ones are given as ``"module:Class"`` and imported only when asked for.
 
-    def __init__(self, kind: str, builtin: dict[str, str]):
+    A class says by its attribute ``Settings`` what settings there are where it is chosen.
+
+    Args:
+        kind: what is registered, in words.
+        builtin: name -> class.
+        settings: name -> settings class of built-in ones, so that they can be read without importing these.
+        usual_settings: the settings class of what says nothing.
+    """
+
+    def __init__(self, kind: str, builtin: dict[str, str], *, settings: dict[str, str], usual_settings: str):
         self.kind = kind
         self._builtin = builtin
+        self._settings = settings
+        self._usual_settings = usual_settings
         self._registered: dict[str, type] = {}
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
@@ -64,11 +75,23 @@ class Registry:
             if key in self._registered:
                 return self._registered[key]
             if key in self._builtin:
-                module, _, attribute = self._builtin[key].partition(":")
-                return getattr(importlib.import_module(module), attribute)
+                return _imported(self._builtin[key])
         known = self.names()
         hint = nearest(name, known) or " One of your own is known once its module is imported: --plugins MODULE."
         raise UsageError(f"unknown {self.kind} '{name}'; known: {', '.join(known)}.{hint}")
+
+    def settings(self, name: str) -> Any:
+        """The settings class of what is known as ``name``. Raises UsageError as ``get`` does."""
+        load_plugins()
+        if name in self._builtin and name not in self._registered:
+            return _imported(self._settings.get(name, self._usual_settings))
+        return getattr(self.get(name), "Settings", None) or _imported(self._usual_settings)
+
+
+def _imported(place: str) -> Any:
+    """The attribute of a module that ``"module:attribute"`` names."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _family(name: str) -> str:
@@ -108,6 +131,12 @@ methods = Registry(
         "oim": "person_search.models.oim:OIM",
         "nae": "person_search.models.nae:NAE",
     },
+    settings={
+        "baseline": "person_search.models.method_settings:BaselineSettings",
+        "oim": "person_search.models.method_settings:OimSettings",
+        "nae": "person_search.models.method_settings:NaeSettings",
+    },
+    usual_settings="person_search.config:MethodSettings",
 )
 datasets = Registry(
     "dataset",
@@ -119,6 +148,13 @@ datasets = Registry(
         "ssm": "person_search.data.cuhk_sysu:CuhkSysuDataset",
         "prw": "person_search.data.prw:PrwDataset",
     },
+    settings={
+        "synthetic": "person_search.data.settings:CocoSettings",
+        "coco": "person_search.data.settings:CocoSettings",
+        "mot": "person_search.data.settings:MotSettings",
+        "prw": "person_search.data.settings:PrwSettings",
+    },
+    usual_settings="person_search.config:DataConfig",
 )
 losses = Registry(
     "re-ID loss",
@@ -126,6 +162,11 @@ losses = Registry(
         "oim": "person_search.models.oim_loss:OIMLoss",
         "softmax": "person_search.models.softmax_loss:SoftmaxLoss",
     },
+    settings={
+        "oim": "person_search.models.settings:OimLossSettings",
+        "softmax": "person_search.models.settings:LossSettings",
+    },
+    usual_settings="person_search.models.settings:LossSettings",
 )
 
 backbones = Registry(
@@ -140,6 +181,8 @@ backbones = Registry(
         "convnext_base": "person_search.models.backbones.convnext:ConvNeXtBackbone",
         "timm:NAME": "person_search.models.backbones.timm_network:TimmNetwork",
     },
+    settings={},
+    usual_settings="person_search.models.settings:BackboneSettings",
 )
 
 register_method = methods.register

@@ -22,6 +22,7 @@ from person_search.data.holdout import holdout_validation
 from person_search.data.prw import PrwDataset
 from person_search.data.queries import first_box_queries
 from person_search.data.scene import Dataset, Scene, Split, SplitName, as_boxes
+from person_search.data.settings import PrwSettings
 from person_search.errors import UsageError
 
 
@@ -112,7 +113,7 @@ def test_differences_from_the_published_set() -> None:
         "prw test: 6112 scenes were published, found 6111",
         "prw test: 2057 queries were published, found 2056",
     ]
-    assert check_published("prw", counts, DataConfig(queries="mini")) == [
+    assert check_published("prw", counts, PrwSettings(dataset="prw", queries="mini")) == [
         "prw test: 6112 scenes were published, found 6111"
     ]
     small = [replace(split, scenes=50) for split in counts]
@@ -122,9 +123,9 @@ def test_differences_from_the_published_set() -> None:
 
 
 def test_open_by_name(tmp_path: Path) -> None:
-    config = DataConfig(queries="mini")
-    dataset = open_dataset("prw", tmp_path, config)
+    config = PrwSettings(dataset="prw", data_root=tmp_path, queries="mini")
+    dataset = open_dataset(config)
     assert isinstance(dataset, PrwDataset)
     assert (dataset.root, dataset.config) == (tmp_path, config)
     with pytest.raises(UsageError, match=r"unknown dataset 'prv'.*Did you mean 'prw'"):
-        open_dataset("prv", tmp_path, config)
+        open_dataset(DataConfig(dataset="prv"))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from person_search.config import DataConfig
 from person_search.data.coco import CocoDataset
 from person_search.data.scene import ProtocolOptions, Split
+from person_search.data.settings import CocoSettings
 from person_search.errors import DataError, UsageError
 
 Tree = dict[str, Any]
@@ -132,7 +132,7 @@ def each(content: Tree, change_entry: Callable[[Tree], object]) -> Tree:
 
 
 def read(folder: Path, content: Tree, **settings: Any) -> Split:
-    return CocoDataset(write(folder, "test.json", content), DataConfig(**settings)).split("test")
+    return CocoDataset(write(folder, "test.json", content), CocoSettings(**settings)).split("test")
 
 
 def move(new: str, *, attribute: bool, as_what: Callable[[int], object] = int) -> Callable[[Tree], object]:

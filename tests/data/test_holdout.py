@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from person_search.config import DataConfig
 from person_search.data.holdout import hold_out, holdout_validation, validation_protocol, validation_split
 from person_search.data.mot import MotDataset
 from person_search.data.scene import Dataset, ProtocolOptions, Scene, Split, SplitName, as_boxes
+from person_search.data.settings import MotSettings
 from person_search.errors import UsageError
 
 
@@ -105,7 +105,7 @@ def mot(root: Path) -> MotDataset:
     """Twenty training seconds of two people, one of whom leaves the held-out half after three seconds."""
     rows = [(frame, person) for frame in range(1, 41) for person in (1, 2) if person == 1 or frame <= 13]
     write_sequence(root / "a", rows, frames=40, rate=1)
-    return MotDataset(root, DataConfig(dataset="mot", mot_train_share=0.5, mot_min_gap=5.0))
+    return MotDataset(root, MotSettings(dataset="mot", mot_train_share=0.5, mot_min_gap=5.0))
 
 
 def test_held_out_video_keeps_the_gap_in_time_that_its_test_has(tmp_path: Path) -> None:

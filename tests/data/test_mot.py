@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from person_search.config import DataConfig
 from person_search.data.catalogue import survey
 from person_search.data.fingerprint import fingerprint
 from person_search.data.mot import MotDataset
 from person_search.data.scene import ProtocolOptions, SplitName
+from person_search.data.settings import MotSettings
 from person_search.errors import DataError, UsageError
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "pets09"
@@ -47,8 +47,8 @@ def write_sequence(folder: Path, rows: Sequence[str] = ROWS, info: str = INFO, s
     return folder
 
 
-def config(**settings: object) -> DataConfig:
-    return DataConfig(dataset="mot", **{"mot_train_share": 0.4, "mot_min_gap": 1.5, **settings})  # type: ignore[arg-type]
+def config(**settings: object) -> MotSettings:
+    return MotSettings(dataset="mot", **{"mot_train_share": 0.4, "mot_min_gap": 1.5, **settings})  # type: ignore[arg-type]
 
 
 def test_time_split(tmp_path: Path) -> None:

@@ -88,6 +88,6 @@ def test_info_and_evaluation_refuse_them(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(DataError, match="say 40 x 24"):
         run_info(config)
     assert "identities" in capsys.readouterr().out
-    split = open_split(open_dataset("coco", tmp_path, config.data), "test")
+    split = open_split(open_dataset(config.data), "test")
     with pytest.raises(DataError, match=r"say 40 x 24.*1 of the 1 test pictures looked at"):
         predictions_of(Mock(), split, config)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from person_search.config import DataConfig
 from person_search.data import parse_cache, prw
 from person_search.data.prw import PrwDataset, annotation_boxes, query_box
 from person_search.data.scene import ProtocolOptions
+from person_search.data.settings import PrwSettings
 from person_search.errors import DataError, UsageError
 
 ANNOTATIONS = {
@@ -91,7 +91,7 @@ def test_test_split_and_galleries(tmp_path: Path) -> None:
 
 def test_mini_queries(tmp_path: Path) -> None:
     write_prw(tmp_path)
-    test = PrwDataset(tmp_path, DataConfig(queries="mini")).split("test")
+    test = PrwDataset(tmp_path, PrwSettings(queries="mini")).split("test")
     assert [(query.scene, query.person_id) for query in test.queries] == [(2, 0)]
 
 

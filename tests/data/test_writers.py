@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from scipy.io import loadmat
 
-from person_search.config import DataConfig
 from person_search.data.coco import CocoDataset
 from person_search.data.cuhk_sysu import CuhkSysuDataset
 from person_search.data.mot import MotDataset
 from person_search.data.prw import PrwDataset
 from person_search.data.scene import Dataset, ProtocolOptions, SplitName
+from person_search.data.settings import MotSettings
 from person_search.data.writers import WRITERS
 from person_search.data.writers.records import QueryRecord, SceneRecord, choose_queries
 
@@ -189,7 +189,7 @@ def test_prw_files(tmp_path: Path) -> None:
 )
 def test_loaders_read_back_what_was_written(tmp_path: Path, layout: str, loader: type[Dataset]) -> None:
     scenes = written(tmp_path, layout)
-    dataset = loader(tmp_path, DataConfig(mot_split="sequence", mot_min_gap=1.0))
+    dataset = loader(tmp_path, MotSettings(mot_split="sequence", mot_min_gap=1.0) if layout == "mot" else None)
     read = {}
     for name in ("train", "test") if layout != "coco" else ("train", "val", "test"):
         for found in dataset.split(name).scenes:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from person_search import __version__, cli
-from person_search.config import Config, to_yaml, with_settings
+from person_search.config import Config, DataConfig, override, to_yaml, with_settings
 from person_search.data.catalogue import open_dataset
 from person_search.data.fingerprint import fingerprint
 from person_search.data.holdout import hold_out
@@ -65,10 +65,14 @@ def write_data(root: Path, *, shift: int = 0, scenes: int = 6) -> Path:
     return root
 
 
+def coco(root: Path) -> DataConfig:
+    return with_settings(Config(), dataset="coco", data_root=root).data
+
+
 def save_model(path: Path, seed: int = 0, **settings: Any) -> None:
     torch.manual_seed(seed)
     config = with_settings(Config(), **TINY | settings).model
-    weightless = config.model_copy(update={"weights": "none"})
+    weightless = override(config, {"weights": "none"})
     save_checkpoint(path, Checkpoint(config, 4, build_model(weightless, 4).state_dict()))
 
 
@@ -142,16 +146,17 @@ def test_the_record_says_what_was_evaluated_and_how(work: Path, person_search: P
     )
     record = read_record(work / "out")
     stored = load_stored(work / "run" / "last.pt")
-    split = open_dataset("coco", work / "data", Config().data).split("test")
+    split = open_dataset(coco(work / "data")).split("test")
     assert record.checkpoint == str((work / "run" / "last.pt").resolve())
     assert record.model_id == stored.model_id == Predictions.load(work / "out" / "predictions.npz").model_id
     assert f"model id {stored.model_id}" in printed
     assert (record.dataset, record.data_root, record.split) == ("coco", str((work / "data").resolve()), "test")
     assert record.fingerprint == fingerprint(split)
-    assert (record.version, record.changed) == (__version__, ("cws", "search-threshold 0.25"))
+    assert (record.version, record.changed) == (__version__, ("search-threshold 0.25", "cws"))
     assert record.date.endswith("+00:00")
     # The settings in effect: the checkpoint's own, and the command line's on top of them.
-    assert record.config.model == stored.config.model_copy(update={"cws": True})
+    assert record.config.model == stored.config
+    assert record.config.evaluation.cws
     assert record.config.evaluation.search_threshold == 0.25
 
 
@@ -162,7 +167,7 @@ def test_a_checkpoint_by_itself_is_recorded_with_its_own_settings(work: Path, pe
     person_search("evaluate", "--checkpoint", "alone/weights.pt", *options)
     ((evaluation,), _) = evaluations_of(work / "alone")
     assert evaluation.record.config.model == load_stored(work / "alone" / "weights.pt").config
-    assert evaluation.record.config.model.longer_side == 64
+    assert evaluation.record.config.model.images.longer_side == 64
 
 
 def test_the_same_again_replaces_its_own_folder_alone(work: Path, person_search: PersonSearch) -> None:
@@ -226,7 +231,7 @@ def test_held_out_scenes_are_those_of_the_training(work: Path, person_search: Pe
     assert "held nothing out" in person_search("evaluate", "--checkpoint", "run", "--split", "val", code=2)
     write_config(work / "run", validation_share=0.34, seed=5)
     person_search("evaluate", "--checkpoint", "run", "--split", "val", "--out", "val", "--search-threshold", 0)
-    held_out = hold_out(open_dataset("coco", work / "data", Config().data), 0.34, 5)[1]
+    held_out = hold_out(open_dataset(coco(work / "data")), 0.34, 5)[1]
     assert Predictions.load(work / "val" / "predictions.npz").scene_names.tolist() == [s.name for s in held_out.scenes]
     assert len(read_results(work / "val" / "results.json").queries) == len(held_out.queries) > 0
     other = person_search("predict", "--checkpoint", "run", "--split", "val", "--validation-share", 0.5, code=2)
@@ -350,7 +355,7 @@ def test_data_that_changed_since_is_not_reported(work: Path, person_search: Pers
 
 def record_of(root: Path, **settings: Any) -> Record:
     config = with_settings(Config(), **{"data_root": root} | settings)
-    split = open_dataset("coco", root, config.data).split("test")
+    split = open_dataset(coco(root)).split("test")
     return make_record(checkpoint=root / "a.pt", model_id="1" * 16, stored=Config().model, split=split, config=config)
 
 
@@ -370,7 +375,7 @@ def test_what_makes_another_evaluation(tmp_path: Path) -> None:
 def test_names_fit_every_file_system(tmp_path: Path) -> None:
     root = write_data(tmp_path / ("人" * 70))
     record = record_of(root, shorter_side=(300, 400), cws=True, gallery_size=(50, 100))
-    assert record.changed == ("shorter-side 300 400", "cws", "gallery-size 50 100")
+    assert record.changed == ("shorter-side 300 400", "gallery-size 50 100", "cws")
     assert len(record.name) <= LONGEST_NAME + 9
     with replacing_folder(tmp_path / record.name) as folder:
         (folder / "file").touch()
@@ -379,7 +384,7 @@ def test_names_fit_every_file_system(tmp_path: Path) -> None:
 
 def test_an_unreadable_record_is_not_replaced(tmp_path: Path) -> None:
     record = record_of(write_data(tmp_path / "data"))
-    split = open_dataset("coco", tmp_path / "data", Config().data).split("test")
+    split = open_dataset(coco(tmp_path / "data")).split("test")
     empty = np.zeros((0, 4), np.float32)
     predictions = Predictions(
         np.array([scene.name for scene in split.scenes]), np.zeros(len(split.scenes) + 1, np.int64), empty,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torchvision.io import write_png
 
-from person_search.config import Config, ModelConfig, with_settings
+from person_search.config import Config, method_settings, with_settings
 from person_search.data.decode import read_image
 from person_search.data.scene import Query, Scene, Split, as_boxes
 from person_search.data.workers import LostWorkerError
@@ -40,8 +40,14 @@ def split(tmp_path: Path) -> Split:
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    config = ModelConfig(
-        backbone="resnet18", width=0.125, weights="none", shorter_side=(64,), longer_side=96, score_threshold=0.0
+    config = method_settings(
+        "baseline",
+        backbone="resnet18",
+        width=0.125,
+        weights="none",
+        shorter_side=(64,),
+        longer_side=96,
+        score_threshold=0.0,
     )
     return build_model(config, 3).eval()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from person_search.config import ModelConfig, TrainingConfig
+from person_search.config import TrainingConfig, method_settings
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
 from person_search.models.detections import Target
@@ -18,7 +18,8 @@ PEOPLE = Target(torch.tensor([[5.0, 8, 20, 45], [40, 5, 60, 50]]), torch.tensor(
 
 def small(**settings: object) -> PersonSearchModel:
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = method_settings(
+        "baseline",
         backbone="resnet18",
         width=0.125,
         weights="none",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models as zoo
 
-from person_search.config import ModelConfig
+from person_search.config import method_settings
 from person_search.errors import UsageError
 from person_search.models.backbones.backbone import CAFFE, IMAGENET, Backbone, Cut, batch_norms
 from person_search.models.backbones.building import build_backbone
@@ -252,8 +252,8 @@ def test_methods_train_and_detect_with_other_backbones(name: str, method: str) -
 
 def model_with(name: str, method: str) -> PersonSearchModel:
     torch.manual_seed(0)
-    config = ModelConfig(
-        method=method,
+    config = method_settings(
+        method,
         backbone=name,
         width=FAMILIES[name],
         weights="none",

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from person_search.config import ModelConfig
+from person_search.config import method_settings
 from person_search.models.box_heads import KeptBoxes, keep_beside, keep_best
 from person_search.models.building import build_model
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.models.settings import DetectionSettings
 
 
 def column(left: float) -> list[float]:
@@ -26,7 +27,7 @@ FOUND = KeptBoxes(
 
 
 def test_the_query_takes_the_place_of_what_overlaps_it_and_frees_what_that_would_have_suppressed() -> None:
-    settings = ModelConfig(nms_threshold=0.4)
+    settings = DetectionSettings(nms_threshold=0.4)
     assert keep_best(FOUND, settings).rows.tolist() == [7, 9]
     # The query at 0 suppresses row 7, for all its score of 1; row 3 is then free. Rows 5 and 9 are among themselves.
     beside = keep_beside(torch.tensor(column(0)), FOUND, settings)
@@ -37,19 +38,19 @@ def test_the_query_takes_the_place_of_what_overlaps_it_and_frees_what_that_would
 
 def test_the_query_counts_among_the_most_that_are_kept() -> None:
     apart = torch.tensor(column(1000))
-    assert keep_beside(apart, FOUND, ModelConfig(max_detections=2)).rows.tolist() == [7]
-    assert keep_beside(apart, FOUND, ModelConfig(max_detections=1)).rows.tolist() == []
+    assert keep_beside(apart, FOUND, DetectionSettings(max_detections=2)).rows.tolist() == [7]
+    assert keep_beside(apart, FOUND, DetectionSettings(max_detections=1)).rows.tolist() == []
 
 
 def test_beside_nobody() -> None:
     nobody = FOUND.take(torch.zeros(0, dtype=torch.int64))
-    assert keep_beside(torch.tensor(column(0)), nobody, ModelConfig()).boxes.shape == (0, 4)
+    assert keep_beside(torch.tensor(column(0)), nobody, DetectionSettings()).boxes.shape == (0, 4)
 
 
 def small(method: str) -> PersonSearchModel:
     torch.manual_seed(0)
-    config = ModelConfig(
-        method=method,
+    config = method_settings(
+        method,
         backbone="resnet18",
         width=0.125,
         weights="none",
@@ -59,7 +60,6 @@ def small(method: str) -> PersonSearchModel:
         score_threshold=0.0,
         nms_threshold=0.3,
         rpn_post_nms_test=40,
-        cws=True,
     )
     return build_model(config, num_identities=5).eval()
 
@@ -100,7 +100,7 @@ def test_people_beside_queries_are_those_of_a_pass_of_their_own(method: str, pic
             torch.testing.assert_close(people.boxes[1:], batch.to_original(every[kept[1:]], i))
             torch.testing.assert_close(people.scores, torch.cat([torch.ones(1), found[i].scores])[kept])
             torch.testing.assert_close(people.embeddings[0], query, atol=1e-5, rtol=1e-4)
-            # The confidence does not weigh them: each is the embedding at the proposal that its box came from.
+            # Each is the embedding at the proposal that its box came from.
             where = [proposals[n][rows] if n == i else proposals[n][:0] for n in range(len(pictures))]
             expected = model.embed_pooled(model.pool(model.align(features, where)))
             torch.testing.assert_close(people.embeddings[1:], expected, atol=1e-5, rtol=1e-4)

@@ -82,7 +82,7 @@ def test_a_released_checkpoint_is_recognised_by_its_contents(case):
     name, _, model = case
     assert model.config.method == {"oim": "oim", "nae": "nae"}.get(name, "baseline")
     assert model.config.levels == (("C4", "C5") if name == "bsl_c4c5" else ("C5",))
-    assert model.config.reid_loss == "oim"
+    assert model.config.loss.name == "oim"
     assert model.num_identities == 20
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from person_search.config import ModelConfig
+from person_search.config import method_settings
 from person_search.models.building import build_model
 from person_search.models.detections import Target
 from person_search.models.softmax_loss import SoftmaxLoss
@@ -28,7 +28,7 @@ def small(method="baseline", **settings):
         "rpn_post_nms_train": 50,
         "rpn_post_nms_test": 40,
     }
-    return build_model(ModelConfig(method=method, **(defaults | settings)), num_identities=5)
+    return build_model(method_settings(method, **(defaults | settings)), num_identities=5)
 
 
 def pictures():
@@ -130,12 +130,6 @@ def test_query_embeddings_come_from_the_same_pass_and_equal_embed(method):
     assert joint[0].shape[0] == 1
     assert joint[1].shape[0] == 0
     torch.testing.assert_close(joint[0], apart[0])
-
-
-def test_confidence_weighting_multiplies_by_the_score():
-    plain, weighted = small("oim").eval(), small("oim", cws=True).eval()
-    for one, other in zip(plain(pictures()), weighted(pictures()), strict=True):
-        torch.testing.assert_close(one.embeddings * one.scores[:, None], other.embeddings)
 
 
 def test_a_frozen_trunk_keeps_its_statistics_and_weights():

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from person_search import cli
-from person_search.config import ModelConfig
+from person_search.config import method_settings, override
 from person_search.models import loading
 from person_search.models.building import build_model
 from person_search.models.loading import load_model, load_stored
 from person_search.models.model_id import model_id
 from person_search.training.checkpoints import Checkpoint, save_checkpoint
 
-TINY = ModelConfig(backbone="resnet18", width=0.125, weights="none")
+TINY = method_settings("baseline", backbone="resnet18", width=0.125, weights="none")
 STATE = {
     "conv.weight": torch.arange(24.0).reshape(1, 2, 3, 4),
     "norm.count": torch.tensor(3),
@@ -55,7 +55,7 @@ def test_any_change_of_a_tensor_counts(change: Callable[[dict[str, Tensor]], dic
 
 def test_settings_and_identities_count() -> None:
     ids = {model_id(TINY, 3, STATE), model_id(TINY, 4, STATE)}
-    ids.add(model_id(TINY.model_copy(update={"nms_threshold": 0.5}), 3, STATE))
+    ids.add(model_id(override(TINY, {"nms_threshold": 0.5}), 3, STATE))
     assert len(ids) == 3
 
 
@@ -76,8 +76,8 @@ def test_converting_and_settings_changed_for_test_leave_the_id(
     assert cli.run(["convert", str(checkpoint), "--out", str(out)], cli.dispatch) == 0
     assert f"model id {stored.model_id}" in capsys.readouterr().out
     assert load_stored(out).model_id == stored.model_id
-    changed = load_stored(checkpoint, score_threshold=0.5, cws=True)
-    assert changed.model.config.cws
+    changed = load_stored(checkpoint, score_threshold=0.5, rpn_nms=0.6)
+    assert changed.model.config.rpn.nms == 0.6
     assert changed.model_id == stored.model_id
 
 

@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from person_search import cli
-from person_search.config import ModelConfig
+from person_search.config import method_settings
 from person_search.errors import CheckpointError
 from person_search.models.building import build_model
 from person_search.models.inert_pickle import load_inert
 from person_search.models.loading import load_model, open_checkpoint
+from person_search.models.settings import LossSettings
 from person_search.training.checkpoints import Checkpoint, read_tensors, save_checkpoint
 
-TINY = ModelConfig(backbone="resnet18", width=0.125, weights="none")
+TINY = method_settings("baseline", backbone="resnet18", width=0.125, weights="none")
 FORMATS = {"zip": True, "before torch 1.6": False}
 
 formats = pytest.mark.parametrize("zipped", FORMATS.values(), ids=FORMATS)
@@ -72,7 +73,7 @@ def test_a_released_checkpoint_is_read_whichever_torch_wrote_it(tmp_path: Path, 
     scheduler = {"det": Scheduler()}
     found = open_checkpoint(released_file(tmp_path / "a.pth", released_state(), zipped=zipped, lr_scheduler=scheduler))
     assert (found.model_config.method, found.model_config.levels, found.num_identities) == ("oim", ("C5",), 7)
-    assert (found.model_config.flavour, found.model_config.oim_queue) == ("caffe", 5)
+    assert (found.model_config.backbone.flavour, found.model_config.loss.queue) == ("caffe", 5)
     assert found.training is None
     state = found.model
     assert set(state) == {
@@ -230,8 +231,7 @@ def test_files_of_other_methods_are_told_apart(tmp_path: Path, state: dict[str, 
 
 def test_a_softmax_classifier_is_recognised_by_the_missing_queue(tmp_path: Path) -> None:
     found = open_checkpoint(released_file(tmp_path / "a.pth", without("unlabeled")))
-    assert found.model_config.reid_loss == "softmax"
-    assert found.model_config.oim_queue is None
+    assert found.model_config.loss == LossSettings(name="softmax")
     assert torch.equal(found.model["reid_loss.classifier.weight"], torch.full((7, 3), 7.0))
 
 

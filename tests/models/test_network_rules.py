@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from person_search.config import ModelConfig
+from person_search.config import method_settings
 from person_search.models.backbones.resnet import ResNet, make_layer
 from person_search.models.box_heads import LightHead, box_loss
 from person_search.models.building import build_model
@@ -17,6 +17,7 @@ from person_search.models.detections import Target
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.models.roi_sampling import BACKGROUND, SampledRois
 from person_search.models.rpn import RPN
+from person_search.models.settings import RpnSettings
 
 METHODS = ["baseline", "oim", "nae"]
 
@@ -32,7 +33,7 @@ def small(method: str = "baseline", **settings: object) -> PersonSearchModel:
         "anchor_sizes": (24.0,),
         "rpn_post_nms_train": 50,
     }
-    return build_model(ModelConfig(method=method, **(defaults | settings)), num_identities=5)
+    return build_model(method_settings(method, **(defaults | settings)), num_identities=5)
 
 
 def ramp(height: int, width: int) -> torch.Tensor:
@@ -97,8 +98,7 @@ def test_anchor_loss_is_plain_l1_over_all_that_were_sampled() -> None:
 
 @pytest.mark.parametrize(("share", "number"), [(0.5, 256), (0.25, 40)])
 def test_anchors_train_in_the_shares_and_numbers_set(share: float, number: int) -> None:
-    config = ModelConfig(rpn_batch_per_image=number, rpn_positive_share=share)
-    rpn = RPN(8, config, (24.0,))
+    rpn = RPN(8, RpnSettings(batch_per_image=number, positive_share=share))
     labels = [torch.tensor([1.0] * 500 + [0.0] * 500 + [-1.0] * 20)]
     rpn._sample(labels, [Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))])
     assert int((labels[0] == 1).sum()) == number * share
@@ -106,9 +106,9 @@ def test_anchors_train_in_the_shares_and_numbers_set(share: float, number: int) 
 
 
 def test_published_shares_of_anchors_and_rois() -> None:
-    config = ModelConfig()
-    assert (config.rpn_batch_per_image, config.rpn_positive_share) == (256, 0.5)
-    assert config.roi_positive_share == small().sample_rois.positive_share == 0.5
+    config = method_settings("baseline")
+    assert (config.rpn.batch_per_image, config.rpn.positive_share) == (256, 0.5)
+    assert config.rois.positive_share == small().sample_rois.positive_share == 0.5
 
 
 @pytest.mark.parametrize(("caffe", "strides"), [(True, (2, 1)), (False, (1, 2))])
@@ -136,7 +136,7 @@ def test_caffe_pooling_starts_in_the_corner_and_torchvisions_one_before_it() -> 
 def test_only_a_baseline_with_weights_is_frozen_unless_told_otherwise(method: str) -> None:
     def frozen(**settings: object) -> bool:
         torch.manual_seed(0)
-        config = ModelConfig(method=method, backbone="resnet18", width=0.125, **settings)
+        config = method_settings(method, backbone="resnet18", width=0.125, **settings)
         # The weights themselves come from elsewhere, as for a checkpoint.
         return build_model(config, 5, load_weights=False).frozen
 
@@ -147,7 +147,7 @@ def test_only_a_baseline_with_weights_is_frozen_unless_told_otherwise(method: st
 
 
 def test_the_light_head_is_one_by_one_and_strides_by_two() -> None:
-    head = LightHead(8)
+    head = LightHead(8, (14, 7))
     assert (head.conv.kernel_size, head.conv.stride, head.conv.padding) == ((1, 1), (2, 2), (0, 0))
     assert head.fc.in_features == 256 * 7 * 4
     with torch.no_grad():

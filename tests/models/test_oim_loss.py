@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from person_search.config import ModelConfig
 from person_search.models.oim_loss import OIMLoss
+from person_search.models.settings import LossSettings, OimLossSettings
 from person_search.models.softmax_loss import SoftmaxLoss
 
 
 def oim(identities=4, features=3, queue=5, **settings):
-    return OIMLoss(features, identities, ModelConfig(oim_queue=queue, **settings))
+    return OIMLoss(features, identities, OimLossSettings(queue=queue, **settings))
 
 
 class Plain:
@@ -98,7 +98,7 @@ def test_no_gradient_reaches_the_tables_and_finite_gradients_reach_the_embedding
 
 @pytest.mark.parametrize(("identities", "length"), [(1000, 500), (1001, 5000)])
 def test_standard_queue_length_follows_the_number_of_identities(identities, length):
-    assert len(OIMLoss(2, identities, ModelConfig()).queue) == length
+    assert len(OIMLoss(2, identities, OimLossSettings()).queue) == length
 
 
 def test_accuracy_is_that_of_labelled_people():
@@ -110,7 +110,7 @@ def test_accuracy_is_that_of_labelled_people():
 
 def test_softmax_takes_labelled_people_only():
     torch.manual_seed(0)
-    loss = SoftmaxLoss(3, 4, ModelConfig())
+    loss = SoftmaxLoss(3, 4, LossSettings(name="softmax"))
     embeddings, labels = torch.randn(5, 3), torch.tensor([0, -1, 3, -2, 1])
     value, _ = loss(embeddings, labels)
     labelled = labels >= 0

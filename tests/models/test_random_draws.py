@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from person_search.config import ModelConfig
+from person_search.config import method_settings
 from person_search.models.building import build_model
 from person_search.models.detections import Target
 from person_search.models.random_draws import Draw, choose, generator_of
@@ -50,7 +50,8 @@ def test_draws_of_an_image_have_numbers_of_their_own() -> None:
 def test_an_image_trains_on_the_same_rois_in_whichever_batch_it_is() -> None:
     """Alone or second in a batch, and whatever was drawn before; another seed draws others."""
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = method_settings(
+        "baseline",
         backbone="resnet18",
         width=0.125,
         weights="none",
@@ -84,7 +85,10 @@ def test_an_image_trains_on_the_same_rois_in_whichever_batch_it_is() -> None:
 @pytest.mark.parametrize("seeded", [True, False])
 def test_global_random_numbers_are_used_where_there_is_no_seed_only(seeded: bool) -> None:
     model = build_model(
-        ModelConfig(backbone="resnet18", width=0.125, weights="none", shorter_side=(48, 64), longer_side=96), 5
+        method_settings(
+            "baseline", backbone="resnet18", width=0.125, weights="none", shorter_side=(48, 64), longer_side=96
+        ),
+        5,
     ).train()
     torch.manual_seed(1)
     before = torch.get_rng_state()

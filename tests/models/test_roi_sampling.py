@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou
 
-from person_search.config import ModelConfig
 from person_search.models.detections import Target
 from person_search.models.roi_sampling import BACKGROUND, DetectionSampler, on_ignored, pk_sample
+from person_search.models.settings import RoiSettings
 
 NOTHING = torch.zeros(0, 4)
 
@@ -81,7 +81,7 @@ def test_pk_properties(corners, others, k):
 def test_detection_sampling_labels_ground_truth_and_background():
     people = target([[0, 0, 10, 20], [100, 0, 110, 20]], [3, -1])
     proposals = torch.cat([shifted([0, 0, 10, 20], 2, 50), shifted([100, 0, 110, 20], 4)])
-    sampler = DetectionSampler(ModelConfig(roi_batch_per_image=1000), BoxCoder((10.0, 10.0, 5.0, 5.0)))
+    sampler = DetectionSampler(RoiSettings(batch_per_image=1000), BoxCoder((10.0, 10.0, 5.0, 5.0)))
     (rois,) = sampler([proposals], [people])
     labels = dict(zip(rois.boxes[:, 0].tolist(), rois.labels.tolist(), strict=True))
     assert labels == {2.0: 3, 50.0: BACKGROUND, 104.0: BACKGROUND, 0.0: 3, 100.0: -1}
@@ -94,7 +94,7 @@ def test_detection_sampling_labels_ground_truth_and_background():
 def test_detection_sampling_keeps_the_share_of_positives():
     people = target([[0, 0, 10, 20]], [0])
     proposals = torch.cat([shifted([0, 0, 10, 20], *([1] * 50)), shifted([200, 0, 210, 20], *range(50))])
-    sampler = DetectionSampler(ModelConfig(roi_batch_per_image=20, roi_positive_share=0.25), BoxCoder((1, 1, 1, 1)))
+    sampler = DetectionSampler(RoiSettings(batch_per_image=20, positive_share=0.25), BoxCoder((1, 1, 1, 1)))
     (rois,) = sampler([proposals], [people])
     assert len(rois.labels) == 20
     assert int(rois.is_person.sum()) == 5
@@ -104,7 +104,7 @@ def test_rois_on_ignored_regions_are_no_negatives():
     ignore = torch.tensor([[0.0, 0, 40, 40]])
     people = target([[100, 0, 110, 20]], [0], ignore)
     proposals = torch.tensor([[5.0, 5, 15, 25], [60, 0, 70, 20]])
-    (rois,) = DetectionSampler(ModelConfig(), BoxCoder((1, 1, 1, 1)))([proposals], [people])
+    (rois,) = DetectionSampler(RoiSettings(), BoxCoder((1, 1, 1, 1)))([proposals], [people])
     assert sorted(rois.boxes[:, 0].tolist()) == [60, 100]
 
 

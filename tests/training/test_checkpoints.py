@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from person_search.config import ModelConfig
+from person_search.config import method_settings
 from person_search.errors import CheckpointError
 from person_search.models.building import build_model
 from person_search.training.checkpoints import (
@@ -24,7 +24,7 @@ from person_search.training.checkpoints import (
     start_from,
 )
 
-TINY = ModelConfig(backbone="resnet18", width=0.125, weights="none")
+TINY = method_settings("baseline", backbone="resnet18", width=0.125, weights="none")
 
 
 def make(value: float = 1.0, size: int = 1000, training: dict | None = None) -> Checkpoint:
@@ -146,7 +146,7 @@ def test_foreign_files_are_told_apart(tmp_path: Path, content: bytes | None, mes
     [
         ({"format": "other"}, "something other than"),
         ({"version": 99}, "format 99"),
-        ({"model_config": {"method": [3]}}, "settings that this version does not know: method"),
+        ({"model_config": {"method": [3]}}, "this version cannot read all settings of checkpoint .*model.method: "),
     ],
 )
 def test_contents_that_do_not_fit_are_told_apart(tmp_path: Path, change: dict, message: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from person_search.config import ModelConfig, TrainingConfig
+from person_search.config import TrainingConfig, method_settings
 from person_search.errors import UsageError
 from person_search.training.optimizers import build_optimizers, restore_optimizer, set_learning_rates
 from person_search.training.schedules import build_schedules
@@ -17,7 +17,7 @@ class Parts(nn.Module):
 
     def __init__(self, reid: bool = True):
         super().__init__()
-        self.config = ModelConfig()
+        self.config = method_settings("baseline")
         self.detection = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
         self.neck = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) if reid else nn.Sequential()
 

@@ -13,9 +13,11 @@ import pytest
 import torch
 from conftest import TinyDataset
 
-from person_search.config import Config, load_config, section_of
+from person_search.config import Config, load_config, method_settings, with_settings
 from person_search.data.scene import Dataset
 from person_search.errors import CheckpointError, UsageError
+from person_search.registry import datasets, methods
+from person_search.sections import flat, leaves
 from person_search.training.checkpoints import Checkpoint, read_checkpoint, save_checkpoint
 from person_search.training.resuming import ACCEPTED, REFUSED, own_config
 from person_search.training.step import TrainingStep
@@ -54,7 +56,9 @@ EVERYTHING = sorted((scene, mirrored) for scene in range(4) for mirrored in (Fal
 
 
 def test_of_every_setting_is_known_whether_it_may_change() -> None:
-    assert sorted([*ACCEPTED, *REFUSED]) == sorted(section_of())
+    known = {leaf.name for name in datasets.names() for leaf in leaves(with_settings(Config(), dataset=name))}
+    assert {*ACCEPTED, *REFUSED} == known - flat(Config().model).keys()
+    assert not ACCEPTED.keys() & {leaf.name for name in methods.names() for leaf in leaves(method_settings(name))}
 
 
 # The position.

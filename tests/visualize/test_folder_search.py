@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from person_search import cli
-from person_search.config import ModelConfig
+from person_search.config import method_settings
 from person_search.data.decode import read_image
 from person_search.data.notes import Notes
 from person_search.data.scene import Boxes
@@ -28,7 +28,8 @@ BOX = np.array([10, 8, 28, 50], np.float32)
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = method_settings(
+        "baseline",
         backbone="resnet18", width=0.125, weights="none", shorter_side=(64,), longer_side=96, anchor_sizes=(24.0,),
         rpn_post_nms_test=20, score_threshold=0.0,
     )  # fmt: skip

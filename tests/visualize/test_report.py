@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from person_search import __version__
-from person_search.config import Config, ModelConfig, to_yaml, with_settings
+from person_search.config import Config, method_settings, to_yaml, with_settings
 from person_search.data.scene import Scene, Split, as_boxes
 from person_search.errors import DataError, PersonSearchError, UsageError
 from person_search.evaluation.detection import detection_metrics
@@ -134,7 +134,11 @@ def write(run_dir, out, **changes):
         "proposals": detections_of(split),
         "reference_rows": [{"name": "random ranking", "map": 0.0123, "top1": 0.02, "top5": 0.03, "top10": 0.04}],
         "record": make_record(
-            checkpoint=run_dir / "<best>.pt", model_id="0123", stored=ModelConfig(), split=split, config=Config()
+            checkpoint=run_dir / "<best>.pt",
+            model_id="0123",
+            stored=method_settings("baseline"),
+            split=split,
+            config=Config(),
         ),
         "read_image": read_image,
     }

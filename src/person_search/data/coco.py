@@ -10,6 +10,7 @@ from person_search.config import DataConfig
 from person_search.data.coco_file import SPLIT_NAMES, CocoFile, split_named
 from person_search.data.notes import Notes
 from person_search.data.scene import Dataset, Scene, Split, SplitName
+from person_search.data.settings import CocoSettings
 from person_search.errors import DataError, UsageError
 
 LAYOUT = "ROOT/{train,val,test}.json (val is optional), or one ROOT/annotations.json; images in ROOT/images or ROOT"
@@ -31,6 +32,8 @@ class CocoDataset(Dataset):
     """
 
     summary = LAYOUT
+    Settings = CocoSettings
+    config: CocoSettings
     crowds_with_id_are_people: ClassVar[bool] = True
     """Whether a crowd region that has a person's id is that person, drawn as a mask."""
 

@@ -26,6 +26,7 @@ from person_search.data.scene import (
     every_other_scene,
     refuse_validation,
 )
+from person_search.data.settings import MotSettings
 from person_search.errors import DataError, UsageError
 
 DETECTORS = re.compile(r"-(DPM|FRCNN|SDP)$")
@@ -55,6 +56,8 @@ class MotDataset(Dataset):
     """
 
     summary = LAYOUT
+    Settings = MotSettings
+    config: MotSettings
 
     def split(self, name: SplitName) -> Split:
         """``"train"`` or ``"test"``. Raises DataError for missing or damaged files, UsageError for an empty split."""

@@ -25,6 +25,7 @@ from person_search.data.scene import (
     as_boxes,
     refuse_validation,
 )
+from person_search.data.settings import PrwSettings
 from person_search.errors import DataError
 
 LAYOUT = (
@@ -61,6 +62,8 @@ class PrwDataset(PublishedDataset):
     """
 
     summary = LAYOUT
+    Settings = PrwSettings
+    config: PrwSettings
     folder_names = ("PRW", "prw", "PRW-v16.04.20")
     entries = ("annotations", "frame_train.mat", "frame_test.mat", "ID_train.mat", "query_info.txt")
 

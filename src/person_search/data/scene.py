@@ -135,7 +135,7 @@ class Dataset(abc.ABC):
     """A dataset on disk. Subclasses register a name and read annotations without opening any image.
 
     ``root`` is the folder the user gave; errors name the missing file and the layout expected. ``config`` holds the
-    dataset's options (query list, time split and so on).
+    settings, those of the dataset's own (query list, time split and so on) included.
     """
 
     summary: ClassVar[str] = ""
@@ -143,9 +143,12 @@ class Dataset(abc.ABC):
     fixed_queries: ClassVar[bool] = False
     """Whether the test queries are a published list that galleries belong to, from which none can be left out."""
 
+    Settings: ClassVar[type[DataConfig]] = DataConfig
+    """Which settings there are where the dataset is chosen."""
+
     def __init__(self, root: Path, config: DataConfig | None = None):
         self.root = root
-        self.config = config or DataConfig()
+        self.config = config or self.Settings()
 
     @abc.abstractmethod
     def split(self, name: SplitName) -> Split:

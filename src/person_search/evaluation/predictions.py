@@ -23,6 +23,8 @@ Names = NDArray[np.str_]
 REQUIRED = ("scene_names", "offsets", "boxes", "scores", "embeddings", "query_embeddings")
 CONTEXT = ("query_offsets", "query_boxes", "query_scores", "query_context")
 MODEL_ID = "model_id"
+SCORES_DIFFER, ROUNDED = 1.05, 1.001
+"""Largest over smallest number from which numbers differ, and up to which they are the same but for rounding."""
 NUMPY_STARTS = (b"PK", b"\x93NUMPY")
 """First bytes of an archive of arrays and of a single array."""
 
@@ -82,6 +84,27 @@ class Predictions:
             scores=self.scores[mask],
             embeddings=self.embeddings[mask],
         )
+
+    def weighted_by_score(self) -> Predictions:
+        """The same with the embedding of every detection times its score; queries and the people beside them stay.
+
+        Raises DataError where the embeddings have the score in them already.
+        """
+        if self._has_scores_in_lengths():
+            raise DataError(
+                f"{self.source}: the embeddings are weighted by the scores already, as predict --cws of version 0.1.0 "
+                "wrote them; leave --cws out to score them so, or predict again"
+            )
+        return replace(self, embeddings=self.embeddings * self.scores[:, None])
+
+    def _has_scores_in_lengths(self) -> bool:
+        """Whether scores differ and embeddings are as long as their score times one number."""
+        lengths = np.linalg.norm(self.embeddings[self.scores > 0], axis=1)
+        scores = self.scores[self.scores > 0]
+        if len(scores) < 2 or scores.max() < SCORES_DIFFER * scores.min():
+            return False
+        ratio = lengths / scores
+        return bool(ratio.max() < ROUNDED * ratio.min())
 
     def validate(self) -> None:
         """Raise DataError, with ``source``, array, shape and rule, for the first rule that is violated."""

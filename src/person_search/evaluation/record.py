@@ -15,10 +15,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from person_search import __version__
-from person_search.config import Config, DataConfig, EvaluationConfig, ModelConfig, Section, parse
+from person_search.config import Config, EvaluationConfig, MethodSettings, parse, with_settings
 from person_search.data.fingerprint import fingerprint
 from person_search.data.scene import Split
 from person_search.errors import DataError
+from person_search.sections import Section, flat
 
 RECORD = "record.json"
 RUNNING = ("seed", "precision", "device", "devices", "nodes", "channels_last", "compile")
@@ -39,7 +40,7 @@ class Record:
         checkpoint: the file, as an absolute path.
         model_id: of the model in it, as stored.
         dataset, data_root, fingerprint, split: what it was tested on; the root is an absolute path.
-        settings: section -> key -> value of all settings that act in test, as they were in effect.
+        settings: of all sections, those that act in test, as they were in effect; a tree, as in ``config.yaml``.
         changed: which of the settings differ from those of the checkpoint and from the defaults, in words.
         version: of this program.
         date: ISO 8601, UTC.
@@ -93,7 +94,7 @@ class Record:
 _ADAPTER = TypeAdapter(Record)
 
 
-def make_record(*, checkpoint: Path, model_id: str, stored: ModelConfig, split: Split, config: Config) -> Record:
+def make_record(*, checkpoint: Path, model_id: str, stored: MethodSettings, split: Split, config: Config) -> Record:
     """The record of an evaluation that begins now.
 
     Args:
@@ -112,7 +113,7 @@ def make_record(*, checkpoint: Path, model_id: str, stored: ModelConfig, split: 
         split=split.name,
         settings=tree,
         changed=(
-            *_differences(config.data, DataConfig()),
+            *_differences(config.data, with_settings(Config(), dataset=config.data.dataset).data),
             *_differences(config.model, stored),
             *_differences(config.evaluation, EvaluationConfig()),
         ),
@@ -141,8 +142,9 @@ def read_record(folder: Path) -> Record:
 
 def _differences(ours: Section, others: Section) -> list[str]:
     told = []
-    for key, value in ours:
-        if key not in WITHOUT_EFFECT | TOLD_ELSEWHERE and value != getattr(others, key):
+    theirs = flat(others)
+    for key, value in flat(ours).items():
+        if key not in WITHOUT_EFFECT | TOLD_ELSEWHERE and value != theirs.get(key):
             told.append(key if value is True else f"{key} {_words(value)}")
     return [words.replace("_", "-") for words in told]
 

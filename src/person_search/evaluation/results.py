@@ -172,7 +172,9 @@ def score(predictions: Predictions, split: Split, protocols: Sequence[Protocol],
     """All metrics of ``predictions`` on ``split``.
 
     Detections on ignore regions take no part. Those below ``config.detection_threshold`` are no detections, those
-    below ``config.search_threshold`` are not searched. Raises DataError when predictions and split do not fit.
+    below ``config.search_threshold`` are not searched. With ``config.cws`` the embedding of each one searched counts
+    times its score (confidence-weighted similarity, Chen et al., CVPR 2020). Raises DataError when predictions and
+    split do not fit.
     """
     return score_with_rankings(predictions, split, protocols, config)[0]
 
@@ -184,6 +186,9 @@ def score_with_rankings(
     aligned = align(predictions, split)
     given = without_ignored(aligned, split)
     searched = given.keep(given.scores >= np.float32(config.search_threshold))
+    doubted = searched
+    if config.cws:
+        searched = searched.weighted_by_score()
     rescore = None
     if config.cbgm:
         k1, k2 = cbgm.defaults(split.dataset)
@@ -194,7 +199,7 @@ def score_with_rankings(
     notes = [line for protocol in protocols for line in protocol.notes]
     notes += doubts_about_detections(aligned, given, split, config, detection)
     if protocols:
-        notes += doubts_about_embeddings(searched, split, context=config.cbgm)
+        notes += doubts_about_embeddings(doubted, split, context=config.cbgm)
     notes += doubts_about_search(searched, split, metrics)
     results = Results(
         dataset=split.dataset,

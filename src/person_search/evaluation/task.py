@@ -9,6 +9,7 @@ from person_search.data.catalogue import open_split
 from person_search.data.holdout import validation_protocol, validation_split
 from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
 from person_search.errors import UsageError
+from person_search.sections import flat
 
 ELSEWHERE = {"data_root", "workers", "skip_unreadable", "plugins"}
 """Settings of the data that do not change which scenes a share of them is."""
@@ -44,11 +45,11 @@ def refuse_other_holdout(dataset: Dataset, config: Config, run_dir: Path) -> Non
     path = run_dir / "config.yaml"
     if dataset.has_validation() or not path.is_file():
         return
-    run = load_config(path)
+    run, given = load_config(path), flat(config.data)
     differing = [
-        f"{key} {new} (the run: {old})"
-        for key, old in run.data.model_dump(exclude=ELSEWHERE).items()
-        if (new := getattr(config.data, key)) != old
+        f"{key} {given[key]} (the run: {old})"
+        for key, old in flat(run.data).items()
+        if key in given and key not in ELSEWHERE and given[key] != old
     ]
     if config.training.seed != run.training.seed:
         differing.append(f"seed {config.training.seed} (the run: {run.training.seed})")

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from person_search.config import ModelConfig
 from person_search.models.box_heads import LightHead, box_loss, softmax_classification_loss
 from person_search.models.detections import Target
 from person_search.models.distributed import counted, total_of
 from person_search.models.embedding import Neck
+from person_search.models.method_settings import BaselineSettings
 from person_search.models.person_search_model import PersonSearchModel, RoiScores
 from person_search.models.roi_sampling import SampledRois, pk_sample
 from person_search.registry import losses as reid_losses
@@ -22,18 +22,19 @@ class Baseline(PersonSearchModel):
     Detection never reads the re-ID head, so in test that only runs on the boxes that survive NMS.
     """
 
-    freezes_trunk = True
+    Settings = BaselineSettings
+    config: BaselineSettings
 
-    def __init__(self, config: ModelConfig, num_identities: int, *, load_weights: bool = True):
+    def __init__(self, config: BaselineSettings, num_identities: int, *, load_weights: bool = True):
         super().__init__(config, num_identities, load_weights=load_weights)
-        self.box_head = LightHead(self.trunk.channels)
+        self.box_head = LightHead(self.trunk.channels, config.rois.size)
         self.cls_score = nn.Linear(256, 2)
         self.bbox_pred = nn.Linear(256, 8)
         self.neck = Neck(self.level_channels)
-        loss = reid_losses.get(config.reid_loss)
+        loss = reid_losses.get(config.loss.name)
         self.labelled_only = not getattr(loss, "uses_unlabelled", True)
         self.reid_loss = nn.ModuleDict(
-            {level: loss(size, num_identities, config) for level, size in self.level_channels.items()}
+            {level: loss(size, num_identities, config.loss) for level, size in self.level_channels.items()}
         )
 
     def roi_losses(
@@ -44,7 +45,7 @@ class Baseline(PersonSearchModel):
         boxes, labels = self._reid_rois(proposals, sampled, targets)
         return {
             "classification": softmax_classification_loss(logits, sampled),
-            "box": box_loss(deltas, sampled, self.config.box_loss_weight or self.box_loss_weight),
+            "box": box_loss(deltas, sampled, self.config.box_loss_weight),
             "reid": self._identify(features, boxes, labels),
         }
 
@@ -69,14 +70,14 @@ class Baseline(PersonSearchModel):
         self, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
     ) -> tuple[list[Tensor], Tensor]:
         """RoIs that train re-ID, per image, and their labels, concatenated."""
-        if not self.config.pk_sampling:
+        if not self.config.pk.sampling:
             people = [(rois.boxes[rois.is_person], rois.labels[rois.is_person]) for rois in sampled]
         else:
             people = [
                 pk_sample(
                     boxes,
                     target,
-                    per_person=self.config.pk_per_person,
+                    per_person=self.config.pk.per_person,
                     labelled_only=self.labelled_only,
                 )
                 for boxes, target in zip(proposals, targets, strict=True)
@@ -95,4 +96,4 @@ class Baseline(PersonSearchModel):
         necked = self.neck(self.pool(self.align(features, boxes)))
         results = [self.reid_loss[level](x, labels) for level, x in necked.items()]
         self.metrics["identity_accuracy"] = torch.stack([accuracy for _, accuracy in results]).mean()
-        return self.config.reid_loss_weight * torch.stack([loss for loss, _ in results]).mean()
+        return self.config.loss.weight * torch.stack([loss for loss, _ in results]).mean()

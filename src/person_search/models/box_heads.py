@@ -10,25 +10,22 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import clip_boxes_to_image, nms
 
-from person_search.config import ModelConfig
 from person_search.models.distributed import mean_count
 from person_search.models.roi_sampling import SampledRois
-
-ROI_SIZE = (14, 7)
-"""Height and width of RoIAlign's output."""
+from person_search.models.settings import DetectionSettings
 
 
 class LightHead(nn.Module):
-    """The baseline's own small detection head: (R, C4, 14, 7) -> (R, 256)."""
+    """The baseline's own small detection head: (R, C4, h, w) -> (R, 256), h and w being ``size``."""
 
-    def __init__(self, channels: int, hidden: int = 256):
+    def __init__(self, channels: int, size: tuple[int, int], hidden: int = 256):
         super().__init__()
         self.conv = nn.Conv2d(channels, hidden, 1, stride=2)
         self.bn = nn.BatchNorm2d(hidden)
-        self.fc = nn.Linear(hidden * (ROI_SIZE[0] // 2) * ((ROI_SIZE[1] + 1) // 2), hidden)
+        self.fc = nn.Linear(hidden * ((size[0] + 1) // 2) * ((size[1] + 1) // 2), hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, C4, 14, 7) -> (R, 256)."""
+        """(R, C4, h, w) -> (R, 256)."""
         return F.relu(self.fc(F.relu(self.bn(self.conv(x))).flatten(1)))
 
 
@@ -66,7 +63,7 @@ def candidates(
     deltas: Tensor,
     size: tuple[int, int],
     *,
-    config: ModelConfig,
+    config: DetectionSettings,
     box_coder: BoxCoder,
     min_side: float,
 ) -> KeptBoxes:
@@ -84,12 +81,12 @@ def candidates(
     return KeptBoxes(boxes[rows], scores[rows], rows)
 
 
-def keep_best(found: KeptBoxes, config: ModelConfig) -> KeptBoxes:
+def keep_best(found: KeptBoxes, config: DetectionSettings) -> KeptBoxes:
     """What survives NMS, best first, at most ``max_detections``."""
     return found.take(nms(found.boxes, found.scores, config.nms_threshold)[: config.max_detections])
 
 
-def keep_beside(given: Tensor, found: KeptBoxes, config: ModelConfig) -> KeptBoxes:
+def keep_beside(given: Tensor, found: KeptBoxes, config: DetectionSettings) -> KeptBoxes:
     """What survives beside the box ``given``, (4,), when that takes part in NMS with score 1, best first.
 
     Nothing outdoes it, not even another score of 1, and it counts towards ``max_detections``.

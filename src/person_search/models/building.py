@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from person_search.config import ModelConfig
+from person_search.config import MethodSettings
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.registry import methods
 
 
-def build_model(config: ModelConfig, num_identities: int, *, load_weights: bool = True) -> PersonSearchModel:
+def build_model(config: MethodSettings, num_identities: int, *, load_weights: bool = True) -> PersonSearchModel:
     """A new model of ``config.method`` for ``num_identities`` training identities.
 
     ``load_weights=False`` leaves the backbone at its random start, for when a checkpoint follows.

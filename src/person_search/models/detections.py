@@ -39,7 +39,7 @@ class Detections:
     Attributes:
         boxes: (N, 4) float32 xyxy, pixels of the image as given.
         scores: (N,) float32 in 0..1.
-        embeddings: (N, D) float32, of unit length (the baseline's: each of its levels), times the score with ``cws``.
+        embeddings: (N, D) float32, of unit length (the baseline's: each of its levels).
     """
 
     boxes: Tensor

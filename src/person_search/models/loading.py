@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from person_search.config import Config, ModelConfig, with_settings
-from person_search.errors import CheckpointError, UsageError, nearest
+from person_search.config import MethodSettings, method_settings, override
+from person_search.errors import CheckpointError
 from person_search.models import released
 from person_search.models.building import build_model
 from person_search.models.inert_pickle import load_inert
@@ -36,7 +36,7 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu", **overri
         path: checkpoint of this package, or one that the reference implementation of the baseline released
             (recognised by its contents); a run folder means its best, else its last, checkpoint.
         device: where to put it.
-        overrides: model settings by their config names, such as ``shorter_side``, ``longer_side``,
+        overrides: model settings by their flat names, such as ``shorter_side``, ``longer_side``,
             ``score_threshold``.
 
     Raises:
@@ -58,7 +58,7 @@ class StoredModel:
 
     model: PersonSearchModel
     file: Path
-    config: ModelConfig
+    config: MethodSettings
 
     @cached_property
     def model_id(self) -> str:
@@ -86,14 +86,6 @@ def find_checkpoint(path: Path) -> Path:
     raise CheckpointError(f"the folder '{path}' holds no {BEST} or {LAST}; give a checkpoint file or a run folder")
 
 
-def override(config: ModelConfig, settings: dict[str, Any]) -> ModelConfig:
-    """``config`` with model settings changed by name. Raises UsageError."""
-    for key in settings:
-        if key not in ModelConfig.model_fields:
-            raise UsageError(f"'{key}' is no model setting.{nearest(key, ModelConfig.model_fields)}")
-    return with_settings(Config(model=config), **settings).model
-
-
 def open_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint of this package or of the reference, in our names. Nothing in the file is executed.
 
@@ -114,7 +106,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         converted = released.convert(state)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint '{path}': {error}") from None
-    return Checkpoint(ModelConfig(flavour="caffe", weights="none", **settings), identities, converted)
+    return Checkpoint(method_settings(flavour="caffe", weights="none", **settings), identities, converted)
 
 
 def _released_state(contents: Any) -> dict[str, Tensor] | None:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from person_search.config import ModelConfig
 from person_search.models.box_heads import box_loss
 from person_search.models.detections import Target
 from person_search.models.distributed import mean_count
 from person_search.models.embedding import Projection
+from person_search.models.method_settings import NaeSettings
 from person_search.models.person_search_model import PersonSearchModel, RoiScores
 from person_search.models.roi_sampling import SampledRois
 from person_search.registry import losses as reid_losses
@@ -19,11 +19,10 @@ from person_search.registry import losses as reid_losses
 class NAE(PersonSearchModel):
     """As OIM, without a classifier: the length of the embedding, batch-normalised, is the person logit."""
 
-    anchor_sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
-    box_loss_weight = 10.0
+    Settings = NaeSettings
     min_side = 0.01
 
-    def __init__(self, config: ModelConfig, num_identities: int, *, load_weights: bool = True):
+    def __init__(self, config: NaeSettings, num_identities: int, *, load_weights: bool = True):
         super().__init__(config, num_identities, load_weights=load_weights)
         linear, norm = nn.Linear(self.top.channels, 8), nn.BatchNorm1d(8)
         for layer in (linear, norm):
@@ -32,7 +31,7 @@ class NAE(PersonSearchModel):
         self.bbox_pred = nn.Sequential(linear, norm)
         self.projection = Projection(self.level_channels, bias=True, bn_std=0.01)
         self.rescaler = nn.BatchNorm1d(1)
-        self.reid_loss = reid_losses.get(config.reid_loss)(256, num_identities, config)
+        self.reid_loss = reid_losses.get(config.loss.name)(256, num_identities, config.loss)
 
     def roi_losses(
         self, features: Tensor, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
@@ -49,9 +48,9 @@ class NAE(PersonSearchModel):
             "box": box_loss(
                 self.bbox_pred(pooled["C5"]).float(),
                 sampled,
-                self.config.box_loss_weight or self.box_loss_weight,
+                self.config.box_loss_weight,
             ),
-            "reid": self.config.reid_loss_weight * reid,
+            "reid": self.config.loss.weight * reid,
         }
 
     def score_rois(self, features: Tensor, boxes: list[Tensor]) -> RoiScores:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from person_search.config import ModelConfig
 from person_search.models.box_heads import box_loss, softmax_classification_loss
 from person_search.models.detections import Target
 from person_search.models.embedding import Projection
+from person_search.models.method_settings import OimSettings
 from person_search.models.person_search_model import PersonSearchModel, RoiScores
 from person_search.models.roi_sampling import SampledRois
 from person_search.registry import losses as reid_losses
@@ -18,14 +18,15 @@ from person_search.registry import losses as reid_losses
 class OIM(PersonSearchModel):
     """Top and max pooling on every RoI; class, box and a 256-number embedding are read from the same features."""
 
+    Settings = OimSettings
     min_side = 0.01
 
-    def __init__(self, config: ModelConfig, num_identities: int, *, load_weights: bool = True):
+    def __init__(self, config: OimSettings, num_identities: int, *, load_weights: bool = True):
         super().__init__(config, num_identities, load_weights=load_weights)
         self.cls_score = nn.Linear(self.top.channels, 2)
         self.bbox_pred = nn.Linear(self.top.channels, 8)
         self.projection = Projection(self.level_channels, bias=False, bn_std=None)
-        self.reid_loss = reid_losses.get(config.reid_loss)(256, num_identities, config)
+        self.reid_loss = reid_losses.get(config.loss.name)(256, num_identities, config.loss)
 
     def roi_losses(
         self, features: Tensor, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
@@ -37,8 +38,8 @@ class OIM(PersonSearchModel):
         self.metrics["identity_accuracy"] = accuracy
         return {
             "classification": softmax_classification_loss(logits, sampled),
-            "box": box_loss(deltas, sampled, self.config.box_loss_weight or self.box_loss_weight),
-            "reid": self.config.reid_loss_weight * reid,
+            "box": box_loss(deltas, sampled, self.config.box_loss_weight),
+            "reid": self.config.loss.weight * reid,
         }
 
     def score_rois(self, features: Tensor, boxes: list[Tensor]) -> RoiScores:

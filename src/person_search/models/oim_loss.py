@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from person_search.config import ModelConfig
 from person_search.models.distributed import gather_rows, mean_count
+from person_search.models.settings import OimLossSettings
 
 
 class OIMLoss(nn.Module):
@@ -20,19 +20,20 @@ class OIMLoss(nn.Module):
     Args:
         features: D, length of an embedding.
         identities: N, rows of the table.
-        config: ``oim_scale``, ``oim_momentum``, ``oim_queue``.
+        config: ``scale``, ``momentum``, ``queue``.
     """
 
+    Settings = OimLossSettings
     uses_unlabelled = True
     lut: Tensor
     queue: Tensor
     queue_count: Tensor
 
-    def __init__(self, features: int, identities: int, config: ModelConfig):
+    def __init__(self, features: int, identities: int, config: OimLossSettings):
         super().__init__()
-        self.scale = config.oim_scale
-        self.momentum = config.oim_momentum
-        length = config.oim_queue or (5000 if identities > 1000 else 500)
+        self.scale = config.scale
+        self.momentum = config.momentum
+        length = config.queue or (5000 if identities > 1000 else 500)
         self.register_buffer("lut", torch.zeros(identities, features))
         self.register_buffer("queue", torch.zeros(length, features))
         self.register_buffer("queue_count", torch.zeros((), dtype=torch.int64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import roi_align
 
-from person_search.config import ModelConfig
 from person_search.errors import UsageError
 from person_search.models.backbones.backbone import Cut
 from person_search.models.backbones.building import build_backbone
-from person_search.models.box_heads import ROI_SIZE, KeptBoxes, candidates, keep_beside, keep_best
+from person_search.models.box_heads import KeptBoxes, candidates, keep_beside, keep_best
 from person_search.models.detections import Detections, Target
 from person_search.models.distributed import counted
 from person_search.models.image_transform import ImageBatch, ImageTransform
 from person_search.models.roi_sampling import BOX_CLAMP, DetectionSampler, SampledRois
 from person_search.models.rpn import RPN
+from person_search.models.settings import TwoStageSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,44 +42,42 @@ class PersonSearchModel(nn.Module, abc.ABC):
     Args:
         config: the model settings.
         num_identities: N, identities of the training set.
-        load_weights: start the backbone from ``config.weights``; off when a checkpoint follows.
+        load_weights: start the backbone from the weights that ``config`` names; off when a checkpoint follows.
     """
 
     cut: ClassVar[Cut] = "layer3-half"
-    anchor_sizes: ClassVar[tuple[float, ...]] = (8.0, 16.0, 32.0)
-    box_loss_weight: ClassVar[float] = 1.0
-    freezes_trunk: ClassVar[bool] = False
+    Settings: ClassVar[type[TwoStageSettings]] = TwoStageSettings
     min_side: ClassVar[float] = 0.0
     """Detections with a shorter side than this (pixels of the batch) are dropped before NMS."""
 
-    def __init__(self, config: ModelConfig, num_identities: int, *, load_weights: bool = True):
+    def __init__(self, config: TwoStageSettings, num_identities: int, *, load_weights: bool = True):
         super().__init__()
         if num_identities < 1:
             raise UsageError(f"a model needs at least one training identity, found {num_identities}")
         self.config = config
         self.num_identities = num_identities
+        images = config.images
         backbone = build_backbone(
-            config.backbone,
+            config.backbone.name,
             cut=self.cut,
-            width=config.width,
-            flavour=config.flavour,
-            weights=config.weights if load_weights else "none",
+            width=config.backbone.width,
+            flavour=config.backbone.flavour,
+            weights=config.backbone.weights if load_weights else "none",
         )
         self.transform = ImageTransform(
-            shorter_side=config.shorter_side, longer_side=config.longer_side, normalisation=backbone.normalisation
+            shorter_side=images.shorter_side, longer_side=images.longer_side, normalisation=backbone.normalisation
         )
         self.trunk, self.top = backbone.trunk, backbone.make_top()
-        self.rpn = RPN(self.trunk.channels, config, config.anchor_sizes or self.anchor_sizes)
+        self.rpn = RPN(self.trunk.channels, config.rpn)
         self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0), BOX_CLAMP)
-        self.sample_rois = DetectionSampler(config, self.box_coder)
+        self.sample_rois = DetectionSampler(config.rois, self.box_coder)
         channels: dict[str, int] = {"C4": self.trunk.channels, "C5": self.top.channels}
         self.level_channels: dict[str, int] = {level: channels[level] for level in config.levels}
         self.metrics: dict[str, Tensor] = {}
         self.keep_samples = False
         self.samples: list[tuple[Tensor, Tensor]] = []
-        freeze = config.freeze if config.freeze is not None else self.freezes_trunk and config.weights != "none"
-        self.frozen = freeze
-        if freeze:
+        self.frozen = config.backbone.frozen
+        if self.frozen:
             self.trunk.freeze(norms=True)
 
     # What a method supplies.
@@ -143,7 +141,7 @@ class PersonSearchModel(nn.Module, abc.ABC):
         kept = list(self._keep(batch, proposals, scored))
         embeddings = self._embed_rows(features, proposals, scored, [found.rows for found in kept])
         detections = [
-            self._weighted(Detections(batch.to_original(found.boxes, i), found.scores, vectors))
+            Detections(batch.to_original(found.boxes, i), found.scores, vectors)
             for i, (found, vectors) in enumerate(zip(kept, embeddings, strict=True))
         ]
         return detections, [] if boxes is None else self._embed_given(batch, features, boxes)
@@ -155,7 +153,7 @@ class PersonSearchModel(nn.Module, abc.ABC):
         """Detections of every image and, for every given box, it and the people beside it, from one pass of the trunk.
 
         The people beside a box are those that a detection pass finds in which the box takes part with score 1 before
-        NMS (CBGM; Li and Miao, AAAI 2021); their embeddings are never weighted by the score.
+        NMS (CBGM; Li and Miao, AAAI 2021).
 
         Args:
             images: [(3, H, W)] RGB.
@@ -172,7 +170,10 @@ class PersonSearchModel(nn.Module, abc.ABC):
         asked = self._given(batch, boxes)
         # Most people beside a query are detections of its scene too: each is embedded once.
         kept = [
-            [keep_best(found, self.config), *(keep_beside(box, found, self.config) for box in given)]
+            [
+                keep_best(found, self.config.detections),
+                *(keep_beside(box, found, self.config.detections) for box in given),
+            ]
             for found, given in zip(self._candidates(batch, proposals, scored), asked, strict=True)
         ]
         distinct = [torch.cat([part.rows for part in parts]).unique(return_inverse=True) for parts in kept]
@@ -185,7 +186,7 @@ class PersonSearchModel(nn.Module, abc.ABC):
                 Detections(batch.to_original(part.boxes, i), part.scores, rows)
                 for part, rows in zip(parts, vectors, strict=True)
             ]
-            detections.append(self._weighted(own))
+            detections.append(own)
             given = boxes[i].to(self.device).float().reshape(-1, 4)
             context.append([others.after(*person) for *person, others in zip(given, queries[i], beside, strict=True)])
         return detections, context
@@ -211,11 +212,12 @@ class PersonSearchModel(nn.Module, abc.ABC):
     # Shared parts.
 
     def align(self, features: Tensor, boxes: list[Tensor]) -> Tensor:
-        """RoIAlign (He et al., ICCV 2017): (R, C4, 14, 7) of the RoIs of all images, concatenated."""
-        return roi_align(features, boxes, ROI_SIZE, 1 / self.trunk.stride, sampling_ratio=0, aligned=False)
+        """RoIAlign (He et al., ICCV 2017): (R, C4, h, w) of the RoIs of all images, concatenated."""
+        rois, scale = self.config.rois, 1 / self.trunk.stride
+        return roi_align(features, boxes, rois.size, scale, sampling_ratio=rois.sampling_ratio, aligned=False)
 
     def pool(self, aligned: Tensor) -> dict[str, Tensor]:
-        """Run the top on (R, C4, 14, 7) and max-pool each level: {level: (R, C)}; R may be 0."""
+        """Run the top on (R, C4, h, w) and max-pool each level: {level: (R, C)}; R may be 0."""
         levels = {"C5": self.top(aligned).amax((2, 3))}
         if "C4" in self.config.levels:
             levels["C4"] = aligned.amax((2, 3))
@@ -223,7 +225,7 @@ class PersonSearchModel(nn.Module, abc.ABC):
 
     def _keep(self, batch: ImageBatch, proposals: list[Tensor], scored: RoiScores) -> Iterator[KeptBoxes]:
         for found in self._candidates(batch, proposals, scored):
-            yield keep_best(found, self.config)
+            yield keep_best(found, self.config.detections)
 
     def _candidates(self, batch: ImageBatch, proposals: list[Tensor], scored: RoiScores) -> Iterator[KeptBoxes]:
         lengths = [len(boxes) for boxes in proposals]
@@ -234,7 +236,7 @@ class PersonSearchModel(nn.Module, abc.ABC):
                 scores,
                 deltas,
                 size,
-                config=self.config,
+                config=self.config.detections,
                 box_coder=self.box_coder,
                 min_side=self.min_side,
             )
@@ -260,9 +262,6 @@ class PersonSearchModel(nn.Module, abc.ABC):
     def _given(self, batch: ImageBatch, boxes: Sequence[Tensor]) -> list[Tensor]:
         """A caller's boxes in pixels of the batch."""
         return [batch.to_batch(box.to(self.device).float().reshape(-1, 4), i) for i, box in enumerate(boxes)]
-
-    def _weighted(self, found: Detections) -> Detections:
-        return replace(found, embeddings=found.embeddings * found.scores[:, None]) if self.config.cws else found
 
     def _note_samples(self, batch: ImageBatch, sampled: list[SampledRois]) -> None:
         people = torch.stack([rois.is_person.sum() for rois in sampled]).sum()

@@ -78,7 +78,7 @@ def recognise(state: dict[str, Tensor]) -> dict[str, Any]:
         "method": method,
         "levels": levels,
         "reid_loss": "softmax" if queue is None else "oim",
-        "oim_queue": queue,
+        **({} if queue is None else {"oim_queue": queue}),
         "num_identities": identities[0],
     }
 

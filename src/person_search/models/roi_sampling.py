@@ -10,9 +10,9 @@ from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_area, box_iou
 
-from person_search.config import ModelConfig
 from person_search.models.detections import Target
 from person_search.models.random_draws import Draw, choose, generator_of
+from person_search.models.settings import RoiSettings
 
 BACKGROUND = -2
 """Label of a RoI without a person; -1 is a person without identity."""
@@ -54,9 +54,10 @@ def on_ignored(boxes: Tensor, ignore: Tensor) -> Tensor:
 class DetectionSampler:
     """Foreground and background RoIs as in Fast R-CNN (Girshick, ICCV 2015), ground truth among the proposals."""
 
-    def __init__(self, config: ModelConfig, box_coder: BoxCoder):
-        self.fg_iou = config.roi_fg_iou
-        self.number, self.positive_share = config.roi_batch_per_image, config.roi_positive_share
+    def __init__(self, config: RoiSettings, box_coder: BoxCoder):
+        self.fg_iou = config.fg_iou
+        self.bg_iou = config.fg_iou if config.bg_iou is None else config.bg_iou
+        self.number, self.positive_share = config.batch_per_image, config.positive_share
         self.box_coder = box_coder
 
     def __call__(self, proposals: list[Tensor], targets: list[Target]) -> list[SampledRois]:
@@ -67,13 +68,13 @@ class DetectionSampler:
         boxes = torch.cat([proposals, target.boxes])
         if len(target.boxes) == 0:
             labels = torch.full((len(boxes),), BACKGROUND, device=boxes.device)
-            matched = boxes
+            matched, undecided = boxes, torch.zeros_like(labels, dtype=torch.bool)
         else:
             overlap, owner = box_iou(target.boxes, boxes).max(0)
             labels = torch.where(overlap >= self.fg_iou, target.person_ids[owner], BACKGROUND)
-            matched = target.boxes[owner]
+            matched, undecided = target.boxes[owner], (overlap < self.fg_iou) & (overlap >= self.bg_iou)
         kinds = (labels > BACKGROUND).long()
-        kinds[(kinds == 0) & on_ignored(boxes, target.ignore)] = -1
+        kinds[(kinds == 0) & (undecided | on_ignored(boxes, target.ignore))] = -1
         generator = generator_of(target, Draw.ROIS, boxes.device)
         rows = torch.where(choose(kinds, self.number, self.positive_share, generator))[0]
         return SampledRois(boxes[rows], labels[rows], self.box_coder.encode_single(matched[rows], boxes[rows]))

@@ -11,12 +11,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 from torchvision.ops import clip_boxes_to_image, nms
 
-from person_search.config import ModelConfig
 from person_search.models.detections import Target
 from person_search.models.distributed import mean_count
 from person_search.models.image_transform import ImageBatch
 from person_search.models.random_draws import Draw, choose, generator_of
 from person_search.models.roi_sampling import BOX_CLAMP, on_ignored
+from person_search.models.settings import RpnSettings
 
 
 class RPNHead(nn.Module):
@@ -44,18 +44,18 @@ class RPN(RegionProposalNetwork):
     loss is L1, and regions to ignore yield neither positive nor negative anchors.
     """
 
-    def __init__(self, channels: int, config: ModelConfig, anchor_sizes: tuple[float, ...]):
-        generator = AnchorGenerator((anchor_sizes,), (config.anchor_ratios,))
+    def __init__(self, channels: int, config: RpnSettings):
+        generator = AnchorGenerator((config.anchor_sizes,), (config.anchor_ratios,))
         super().__init__(
             generator,
             RPNHead(channels, generator.num_anchors_per_location()[0]),
-            config.rpn_fg_iou,
-            config.rpn_bg_iou,
-            config.rpn_batch_per_image,
-            config.rpn_positive_share,
-            {"training": config.rpn_pre_nms_train, "testing": config.rpn_pre_nms_test},
-            {"training": config.rpn_post_nms_train, "testing": config.rpn_post_nms_test},
-            config.rpn_nms,
+            config.fg_iou,
+            config.bg_iou,
+            config.batch_per_image,
+            config.positive_share,
+            {"training": config.pre_nms_train, "testing": config.pre_nms_test},
+            {"training": config.post_nms_train, "testing": config.post_nms_test},
+            config.nms,
         )
         self.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0), BOX_CLAMP)
 

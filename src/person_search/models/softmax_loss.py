@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from person_search.config import ModelConfig
 from person_search.models.oim_loss import labelled_cross_entropy
+from person_search.models.settings import LossSettings
 
 
 class SoftmaxLoss(nn.Module):
@@ -18,9 +18,10 @@ class SoftmaxLoss(nn.Module):
         config: not used; every re-ID loss is built alike.
     """
 
+    Settings = LossSettings
     uses_unlabelled = False
 
-    def __init__(self, features: int, identities: int, config: ModelConfig):
+    def __init__(self, features: int, identities: int, config: LossSettings):
         super().__init__()
         self.classifier = nn.Linear(features, identities, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)

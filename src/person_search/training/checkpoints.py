@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from person_search.config import ModelConfig, describe
-from person_search.errors import CheckpointError
+from person_search.config import MethodSettings, read_method_settings
+from person_search.errors import CheckpointError, UsageError
 from person_search.files import replace_file
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.models.torch_files import PickledCodeError, damaged, torch_file
@@ -25,7 +24,9 @@ from person_search.registry import losses
 log = logging.getLogger(__name__)
 
 FORMAT = "person-search checkpoint"
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)
+"""Formats that can be read; in 1 all model settings were side by side."""
 LAST, BEST = "last.pt", "best.pt"
 NAMED = 5
 """Broken tensors that an error names one by one."""
@@ -41,7 +42,7 @@ class Checkpoint:
         training: what else a run needs to continue (plain values and tensors); None in a file only for use.
     """
 
-    model_config: ModelConfig
+    model_config: MethodSettings
     num_identities: int
     model: dict[str, Tensor]
     training: dict[str, Any] | None = None
@@ -92,19 +93,19 @@ def as_checkpoint(contents: Any, path: Path) -> Checkpoint:
     """What ``read_tensors`` found in the file at ``path``. Raises CheckpointError where it is no whole checkpoint."""
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise CheckpointError(f"'{path}' holds something other than a {FORMAT}; expected a file that training wrote")
-    if contents.get("version") != VERSION:
+    if contents.get("version") not in READABLE:
         raise CheckpointError(
-            f"'{path}' has checkpoint format {contents.get('version')}, this version reads {VERSION}; "
-            "use the version of person-search that wrote it"
+            f"'{path}' has checkpoint format {contents.get('version')}, this version reads "
+            f"{' and '.join(map(str, READABLE))}; use the version of person-search that wrote it"
         )
     try:
-        config = ModelConfig.model_validate(contents["model_config"])
+        config = read_method_settings(contents["model_config"], f"checkpoint '{path}'")
         state = contents["model"]
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("model is no dict of tensors")
         return Checkpoint(config, int(contents["num_identities"]), state, contents["training"])
-    except ValidationError as error:
-        raise CheckpointError(f"'{path}' has settings that this version does not know: {describe(error)}") from None
+    except UsageError as error:
+        raise CheckpointError(f"this version cannot read all settings of {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"'{path}' is an incomplete {FORMAT}: {error!r}; use another checkpoint") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from person_search.config import Config
 from person_search.errors import PersonSearchError
+from person_search.sections import flat
 
 DOUBTFUL = 3
 """So many more steps skipped than taken, of late, that the weights may be the reason: they are not worth keeping."""
@@ -48,7 +49,11 @@ class SkippedSteps:
         causes = [f"a learning rate too high (lr {settings.lr:g}, reid_lr {settings.reid_lr:g})"]
         if settings.precision != "32":
             causes.append(f"precision {settings.precision} (try 32)")
-        start = f"init_from {settings.init_from}" if settings.init_from else f"weights {self._config.model.weights}"
+        start = (
+            f"init_from {settings.init_from}"
+            if settings.init_from
+            else f"weights {flat(self._config.model).get('weights')}"
+        )
         causes += [f"broken start weights ({start})", "damaged pictures or boxes"]
         return LostTrainingError(
             f"training is lost: {self.skipped} of {self.steps} steps were skipped because their loss or gradient was "

@@ -6,8 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from person_search.config import Config, ModelConfig, load_config, section_of, with_settings
+from person_search.config import Config, load_config, with_settings
 from person_search.errors import UsageError
+from person_search.sections import flat
 
 CONFIG_FILE = "config.yaml"
 
@@ -46,7 +47,6 @@ ACCEPTED = {
 """Settings that may change on resuming, and why."""
 
 REFUSED = {
-    **dict.fromkeys(ModelConfig.model_fields, "the network: weights and losses are of these settings"),
     **dict.fromkeys(
         ("dataset", "skip_unreadable", "validation_share", "mot_split", "mot_train_share", "flip", "seed"),
         "which images are shown, in which order",
@@ -54,7 +54,7 @@ REFUSED = {
     **dict.fromkeys(("person_id_key", "unlabelled_ids"), "who is who in them"),
     "group_by_aspect_ratio": "the order of images, in the middle of an epoch too",
     **dict.fromkeys(
-        ("mot_min_gap", "detection_threshold", "search_threshold"),
+        ("mot_min_gap", "detection_threshold", "search_threshold", "cws"),
         "what validation measures: best.pt is the best by one measure",
     ),
     "init_from": "the start, which is past",
@@ -69,7 +69,8 @@ REFUSED = {
     ),
     **dict.fromkeys(("warmup_epochs", "warmup_mode", "warmup_factor"), "the schedule that the run is in the middle of"),
 }
-"""Settings that must be what they were, and why: with others the result would be of neither."""
+"""Settings that must be what they were, and why: with others the result would be of neither. So must all of the model,
+for weights and losses are of these, and what a plug-in's dataset has of its own."""
 
 Changes = dict[str, tuple[Any, Any]]
 """Old and new value of the settings that differ, by name."""
@@ -86,8 +87,9 @@ def own_config(run_dir: Path) -> Config | None:
 
 def changes_between(old: Config, new: Config) -> Changes:
     """What differs, the run folder's place excepted."""
-    before, after = old.model_dump(), new.model_dump()
-    pairs = {key: (before[section][key], after[section][key]) for key, section in section_of().items()}
+    before, after = flat(old), flat(new)
+    # Where another method or dataset is chosen, that says it all of the settings that only one of them has.
+    pairs = {key: (before[key], value) for key, value in after.items() if key in before}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and key != "run_dir"}
 
 

@@ -26,6 +26,7 @@ from person_search.models.building import build_model
 from person_search.models.distributed import average_statistics, everyones, raise_together, together
 from person_search.models.loading import find_checkpoint, open_checkpoint
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.sections import flat
 from person_search.training.checkpoints import (
     BEST,
     LAST,
@@ -124,7 +125,7 @@ def train(
     start = open_run(run_dir, resume=resume)
     own = own_config(run_dir) if resume else None
     changes = check_changes(run_dir, own, config) if start else changes_between(own or config, config)
-    dataset = dataset or open_dataset(config.data.dataset, config.data.data_root, config.data)
+    dataset = dataset or open_dataset(config.data)
     split, validation = training_and_validation(dataset, config)
     with losses_named(resume_command(run_dir)), lost_workers_named():
         fabric, scaler = start_fabric(config.training)
@@ -439,7 +440,8 @@ class Run:
         """
         state = checkpoint.training or {}
         check_data(path, state.get("data"), self.data)
-        changed = [key for key, value in checkpoint.model_config if value != getattr(self.config.model, key)]
+        given = flat(self.config.model)
+        changed = [key for key, value in flat(checkpoint.model_config).items() if value != given.get(key, value)]
         if changed:
             raise CheckpointError(
                 f"checkpoint '{path}' was trained with other model settings than '{CONFIG_FILE}' beside it has now: "

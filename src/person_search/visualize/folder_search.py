@@ -124,6 +124,7 @@ def search_folder(
     *,
     top: int,
     score_threshold: float,
+    cws: bool = False,
     batch_size: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> FolderRanking:
@@ -136,6 +137,7 @@ def search_folder(
         pictures: files; one that cannot be read is noted and left out.
         top: hits kept, at least 1; equally similar ones in the order of the files.
         score_threshold: detections below this score are left out.
+        cws: similarities count times the score (confidence-weighted similarity).
         batch_size: pictures in one pass.
         progress: called with the pictures done and their number.
 
@@ -147,7 +149,8 @@ def search_folder(
         paths, images = _readable(pictures[start : start + batch_size], ranking.unreadable)
         detections = model([image.to(model.device) for image in images]) if images else []
         for path, found in zip(paths, detections, strict=True):
-            similarities = (found.embeddings.double() @ wanted).cpu()
+            embeddings = found.embeddings * found.scores[:, None] if cws else found.embeddings
+            similarities = (embeddings.double() @ wanted).cpu()
             people = zip(found.boxes.cpu().numpy(), found.scores.tolist(), similarities.tolist(), strict=True)
             kept = [Found(path, *person) for person in people if person[1] >= score_threshold]
             ranking.people += len(kept)

@@ -19,6 +19,7 @@ from person_search.evaluation.results import read_results
 from person_search.evaluation.task import split_to_test
 from person_search.models.loading import load_stored
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.sections import flat
 from person_search.visualize.report import write_report
 
 PROPOSAL_SCENES = 4
@@ -42,7 +43,7 @@ def report_run(run_dir: Path, out: Path, *, evaluation: Path | None = None, max_
     chosen, notes = choose_evaluation(run_dir, evaluation)
     folder, record, config = chosen.folder, chosen.record, chosen.record.config
     results = read_results(folder / RESULTS)
-    dataset = open_dataset(config.data.dataset, config.data.data_root, config.data)
+    dataset = open_dataset(config.data)
     split = split_to_test(dataset, record.split, config)
     if fingerprint(split) != record.fingerprint:
         raise DataError(
@@ -89,7 +90,7 @@ def evaluated_model(run_dir: Path, record: Record) -> tuple[PersonSearchModel | 
     problem = ""
     for path in there:
         try:
-            stored = load_stored(path, **record.config.model.model_dump())
+            stored = load_stored(path, **flat(record.config.model))
         except CheckpointError as error:
             problem = str(error)
             continue

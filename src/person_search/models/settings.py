@@ -1,0 +1,168 @@
+"""The settings that methods are composed of; what differs between methods is in ``method_settings``."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from person_search.config import AtLeastOne, Count, MethodSettings, Positive, Share
+from person_search.registry import losses
+from person_search.sections import Section
+
+Level = Literal["C4", "C5"]
+
+
+class BackboneSettings(Section):
+    """The network that features come from."""
+
+    flat_names: ClassVar[dict[str, str]] = {"name": "backbone"}
+
+    name: str = Field(
+        "resnet50", description="resnet18, 34, 50, 101, convnext_tiny, _small, _base, timm:NAME, or a plug-in's"
+    )
+    width: Positive = Field(1.0, description="multiplies the backbone's channels; weights from files need 1")
+    flavour: Literal["torchvision", "caffe"] = Field(
+        "torchvision", description="stride placement and image normalisation; caffe is that of the published numbers"
+    )
+    weights: str = Field("imagenet", description="start of the backbone: imagenet, none, or the path of a weights file")
+    freeze: bool | None = Field(
+        False, description="keep conv1 and the trunk's BN as loaded; None: unless the weights are none"
+    )
+
+    @property
+    def frozen(self) -> bool:
+        """``freeze``, decided."""
+        return self.weights != "none" if self.freeze is None else self.freeze
+
+
+class ImageSettings(Section):
+    """The size that images are resized to."""
+
+    at_test = ("shorter_side", "longer_side")
+
+    shorter_side: tuple[AtLeastOne, ...] = Field(
+        (600,),
+        description="images are resized to this shorter side, pixels; several: one drawn per training image, the last "
+        "in test",
+    )
+    longer_side: AtLeastOne = Field(1000, description="longest side after resizing, pixels")
+
+    @field_validator("shorter_side")
+    @classmethod
+    def _some(cls, sides: tuple[int, ...]) -> tuple[int, ...]:
+        if not sides:
+            raise ValueError("at least one shorter side is needed")
+        return sides
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> ImageSettings:
+        if max(self.shorter_side) > self.longer_side:
+            raise ValueError(f"shorter_side {max(self.shorter_side)} exceeds longer_side {self.longer_side}")
+        return self
+
+
+class RpnSettings(Section):
+    """The region proposal network."""
+
+    prefix = "rpn_"
+    flat_names: ClassVar[dict[str, str]] = {"anchor_sizes": "anchor_sizes", "anchor_ratios": "anchor_ratios"}
+    at_test = ("pre_nms_test", "post_nms_test")
+
+    anchor_sizes: tuple[Positive, ...] = Field(
+        (8.0, 16.0, 32.0), description="anchor sizes, pixels of the resized image"
+    )
+    anchor_ratios: tuple[Positive, ...] = Field((1.0, 2.0), description="anchor aspect ratios, height / width")
+    fg_iou: Share = Field(0.7, description="RPN: IoU from which an anchor is a person")
+    bg_iou: Share = Field(0.3, description="RPN: IoU below which an anchor is background")
+    batch_per_image: AtLeastOne = Field(256, description="RPN: anchors sampled per image")
+    positive_share: Share = Field(0.5, description="RPN: share of sampled anchors that may be positive")
+    nms: Share = Field(0.7, description="RPN: NMS IoU")
+    pre_nms_train: AtLeastOne = Field(12000, description="RPN: proposals before NMS in training")
+    pre_nms_test: AtLeastOne = Field(6000, description="RPN: proposals before NMS in test")
+    post_nms_train: AtLeastOne = Field(2000, description="RPN: proposals kept in training")
+    post_nms_test: AtLeastOne = Field(300, description="RPN: proposals kept in test")
+
+    @model_validator(mode="after")
+    def _thresholds_fit(self) -> RpnSettings:
+        if self.bg_iou > self.fg_iou:
+            raise ValueError(f"rpn_bg_iou {self.bg_iou} exceeds rpn_fg_iou {self.fg_iou}")
+        return self
+
+
+class RoiSettings(Section):
+    """Regions of interest: how their features are read, and which of them train."""
+
+    prefix = "roi_"
+
+    size: tuple[AtLeastOne, AtLeastOne] = Field(
+        (14, 7), description="rows and columns that RoIAlign reads from each RoI"
+    )
+    sampling_ratio: Count = Field(0, description="RoIAlign: samples a row and column of each cell; 0: as many as fit")
+    fg_iou: Share = Field(0.5, description="IoU from which a proposal is a person")
+    bg_iou: Share | None = Field(
+        None,
+        description="IoU below which a proposal is background; up to roi_fg_iou it trains nothing; None: roi_fg_iou",
+    )
+    batch_per_image: AtLeastOne = Field(64, description="RoIs sampled per image for detection")
+    positive_share: Share = Field(0.5, description="share of sampled RoIs that may be positive")
+
+    @model_validator(mode="after")
+    def _thresholds_fit(self) -> RoiSettings:
+        if self.bg_iou is not None and self.bg_iou > self.fg_iou:
+            raise ValueError(f"roi_bg_iou {self.bg_iou} exceeds roi_fg_iou {self.fg_iou}")
+        return self
+
+
+class DetectionSettings(Section):
+    """Which scored boxes become detections."""
+
+    at_test = ("score_threshold", "nms_threshold", "max_detections")
+
+    score_threshold: Share = Field(0.05, description="detections below this score are dropped")
+    nms_threshold: Share = Field(0.4, description="NMS IoU of detections")
+    max_detections: AtLeastOne = Field(100, description="detections kept per image")
+
+
+class LossSettings(Section):
+    """The re-ID loss: what all have, and the base of a loss's own settings."""
+
+    kinds = losses
+    chooser = "name"
+    flat_names: ClassVar[dict[str, str]] = {"name": "reid_loss", "weight": "reid_loss_weight"}
+
+    name: str = Field(description="re-ID loss: oim, softmax, or a plug-in's")
+    weight: Positive = Field(0.5, description="weight of the re-ID loss")
+
+
+class OimLossSettings(LossSettings):
+    """Online instance matching (Xiao et al., CVPR 2017)."""
+
+    prefix = "oim_"
+
+    name: str = "oim"
+    scale: Positive = Field(30.0, description="OIM: logits are this times the cosine")
+    momentum: Share = Field(0.5, description="OIM: share of the old row kept when the table is updated")
+    queue: AtLeastOne | None = Field(None, description="OIM: queue length; None: 5000 above 1000 identities, else 500")
+
+
+class TwoStageSettings(MethodSettings):
+    """A method that finds regions with an RPN, and people in them."""
+
+    backbone: BackboneSettings = BackboneSettings()
+    levels: tuple[Level, ...] = Field(
+        ("C5",), description="backbone levels the re-ID embedding is taken from: C5, or C4 C5"
+    )
+    images: ImageSettings = ImageSettings()
+    rpn: RpnSettings = RpnSettings()
+    rois: RoiSettings = RoiSettings()
+    box_loss_weight: Positive = Field(1.0, description="weight of the box loss")
+    loss: SerializeAsAny[LossSettings] = OimLossSettings()
+    detections: DetectionSettings = DetectionSettings()
+
+    @field_validator("levels")
+    @classmethod
+    def _known_combination(cls, levels: tuple[Level, ...]) -> tuple[Level, ...]:
+        if levels not in {("C5",), ("C4", "C5")}:
+            raise ValueError("levels are C5, or C4 C5 in this order")
+        return levels
