@@ -110,7 +110,7 @@ class Backbone(abc.ABC):
 
     trunk: Trunk
     normalisation: Normalisation = IMAGENET
-    _top: Top
+    top: Top
 
     @abc.abstractmethod
     def __init__(self, name: str, *, cut: Cut, width: float = 1.0, flavour: str = "torchvision", weights: str = "none"):
@@ -118,7 +118,7 @@ class Backbone(abc.ABC):
 
     def make_top(self) -> Top:
         """A top of its own for each that asks; all start from the same weights."""
-        return copy.deepcopy(self._top)
+        return copy.deepcopy(self.top)
 
 
 def only_torchvision_flavour(backbone: str, flavour: str) -> None:

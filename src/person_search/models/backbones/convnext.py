@@ -53,14 +53,14 @@ class ConvNeXtBackbone(Backbone):
         ends = C4_STAGE + (depth if cut == "layer3" else depth // 2)
         c4, c5 = (scaled(channels, width) for channels in architecture.channels[2:])
         self.trunk = ChainTrunk(dict(list(parts.items())[:ends]), channels=c4)
-        self._top = ChainTop(dict(list(parts.items())[ends:]), channels=c5)
+        self.top = ChainTop(dict(list(parts.items())[ends:]), channels=c5)
         # The convolution from C4 to C5 is 2 x 2 with stride 2: of a RoI 7 cells wide it would not read the last.
-        self._top.even = True
+        self.top.even = True
         if weights != "none":
             state, source = find_weights(
                 weights, backbone=name, imagenet=lambda: torchvision_weights(architecture.weights)
             )
-            copy_weights(self.trunk, self._top, state, backbone=name, source=source)
+            copy_weights(self.trunk, self.top, state, backbone=name, source=source)
 
 
 def build(architecture: Architecture, width: float) -> ConvNeXt:

@@ -106,12 +106,12 @@ class ResNet(Backbone):
         depth = architecture.trunk_depth(cut)
         self.normalisation = CAFFE if caffe else IMAGENET
         self.trunk = ResNetTrunk(architecture, depth=depth, width=width, caffe=caffe)
-        self._top = ResNetTop(architecture, depth=depth, width=width, caffe=caffe)
+        self.top = ResNetTop(architecture, depth=depth, width=width, caffe=caffe)
         if weights != "none":
             state, source = find_weights(weights, backbone=name, imagenet=lambda: _imagenet(name, caffe=caffe))
             copy_weights(
                 self.trunk,
-                self._top,
+                self.top,
                 state,
                 backbone=name,
                 source=source,

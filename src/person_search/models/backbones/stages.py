@@ -82,11 +82,14 @@ def _split(chain: list[Call], start: int, end: int) -> tuple[list[Call], list[Ca
     return chain[:start], chain[start:end], chain[end:]
 
 
-def _half(blocks: list[Call]) -> int:
-    """After how many parts half of the blocks are done; the block is the kind of part that most are."""
-    ((kind, number),) = Counter(type(part.module) for part in blocks).most_common(1)
-    places = [i for i, part in enumerate(blocks) if type(part.module) is kind]
-    return places[max(1, number // 2) - 1] + 1
+def _half(parts: list[Call]) -> int:
+    """After how many parts half of the blocks are done; the blocks are the kind of part with the most weights."""
+    weights: Counter[type[nn.Module]] = Counter()
+    for part in parts:
+        weights[type(part.module)] += sum(p.numel() for p in part.module.parameters())
+    ((kind, _),) = weights.most_common(1)
+    places = [i for i, part in enumerate(parts) if type(part.module) is kind]
+    return places[max(1, len(places) // 2) - 1] + 1
 
 
 def _layout(call: Call, stride: int) -> tuple[bool, int]:

@@ -41,14 +41,14 @@ class TimmNetwork(Backbone):
         )
         whole = set(network.state_dict())
         try:
-            self.trunk, self._top = cut_in_two(network, cut)
+            self.trunk, self.top = cut_in_two(network, cut)
         except ValueError as error:
             raise UsageError(f"backbone '{name}' cannot be cut into trunk and top: {error}") from None
         if weights != "none":
             state, source = find_weights(
                 weights, backbone=name, imagenet=lite0_weights if lite0 else lambda: _pretrained(name)
             )
-            copy_weights(self.trunk, self._top, state, backbone=name, source=source, unused=whole)
+            copy_weights(self.trunk, self.top, state, backbone=name, source=source, unused=whole)
 
 
 def create(name: str, *, pretrained: bool = False) -> Any:
