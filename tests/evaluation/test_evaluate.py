@@ -29,7 +29,7 @@ from person_search.files import replacing_folder
 from person_search.models.backbones import resnet
 from person_search.models.building import build_model
 from person_search.models.loading import load_stored
-from person_search.models.person_search_model import PersonSearchModel
+from person_search.models.two_stage import TwoStageModel
 from person_search.training.checkpoints import Checkpoint, save_checkpoint
 
 TINY: dict[str, Any] = {
@@ -314,14 +314,14 @@ def test_proposals_are_of_the_very_checkpoint_with_the_settings_then(
     # What a run folder is usually read for is not what was evaluated.
     save_model(work / "run" / "best.pt", seed=3)
     drawn = []
-    propose = PersonSearchModel.propose
+    propose = TwoStageModel.propose
 
-    def noted(model: PersonSearchModel, images: Any) -> Any:
+    def noted(model: TwoStageModel, images: Any) -> Any:
         found = propose(model, images)
         drawn.append((model.trunk.conv1.weight.clone(), len(found[0][0])))
         return found
 
-    monkeypatch.setattr(PersonSearchModel, "propose", noted)
+    monkeypatch.setattr(TwoStageModel, "propose", noted)
     person_search("report", "--run-dir", "run")
     assert 'id="proposals"' in page_of(work)
     own = load_stored(work / "run" / "last.pt").model.trunk.conv1.weight

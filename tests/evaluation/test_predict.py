@@ -118,9 +118,10 @@ def test_context_matching_gets_the_people_beside_every_query(model, split: Split
     assert found.query_scores[firsts].tolist() == [1, 1, 1]
     for number, query in enumerate(split.queries):
         image = read_image(split.image_root / split.scenes[query.scene].name)
-        _, [[people]] = model.detect_with_context([image], [torch.from_numpy(query.box[None])])
-        rows = slice(found.query_offsets[number], found.query_offsets[number + 1])
-        assert len(people) == rows.stop - rows.start > 1
+        (result,) = model.detect_and_embed([image], [torch.from_numpy(query.box[None])], context=True)
+        people = result.given[0].beside
+        rows = slice(found.query_offsets[number] + 1, found.query_offsets[number + 1])
+        assert len(people) == rows.stop - rows.start > 0
         np.testing.assert_allclose(found.query_boxes[rows], people.boxes.numpy(), atol=1e-3)
         np.testing.assert_allclose(found.query_context[rows], people.embeddings.numpy(), atol=1e-4)
 

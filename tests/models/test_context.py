@@ -10,8 +10,8 @@ from torchvision.ops import nms
 from person_search.config import method_settings
 from person_search.models.box_heads import KeptBoxes, keep_beside, keep_best
 from person_search.models.building import build_model
-from person_search.models.person_search_model import PersonSearchModel
 from person_search.models.settings import DetectionSettings
+from person_search.models.two_stage import FeatureMaps, TwoStageModel
 
 
 def column(left: float) -> list[float]:
@@ -47,7 +47,7 @@ def test_beside_nobody() -> None:
     assert keep_beside(torch.tensor(column(0)), nobody, DetectionSettings()).boxes.shape == (0, 4)
 
 
-def small(method: str) -> PersonSearchModel:
+def small(method: str) -> TwoStageModel:
     torch.manual_seed(0)
     config = method_settings(
         method,
@@ -77,38 +77,41 @@ def test_people_beside_queries_are_those_of_a_pass_of_their_own(method: str, pic
     asked = [torch.tensor([[5.0, 8, 20, 45], [40, 2, 70, 60]]), torch.zeros(0, 4), torch.tensor([[10.0, 10, 30, 60]])]
     passes = []
     model.trunk.register_forward_hook(lambda *_: passes.append(1))
-    detections, context = model.detect_with_context(pictures, asked)
+    results = model.detect_and_embed(pictures, asked, context=True)
     assert len(passes) == 1
-    alone, embedded = model.detect_and_embed(pictures, asked)
-    for one, other in zip(detections, alone, strict=True):
-        torch.testing.assert_close(one.boxes, other.boxes)
-        torch.testing.assert_close(one.embeddings, other.embeddings, atol=1e-5, rtol=1e-4)
-    assert [len(people) for people in context] == [2, 0, 1]
+    alone = model.detect_and_embed(pictures, asked)
+    for one, other in zip(results, alone, strict=True):
+        torch.testing.assert_close(one.detections.boxes, other.detections.boxes)
+        torch.testing.assert_close(one.detections.embeddings, other.detections.embeddings, atol=1e-5, rtol=1e-4)
+    assert [len(result.given) for result in results] == [2, 0, 1]
+    assert all(person.beside is None for result in alone for person in result.given)
 
     batch = model.transform(pictures)
-    features = model.trunk(batch.tensors)
-    proposals = model.rpn.propose(batch, features)[0]
-    found = list(model._candidates(batch, proposals, model.score_rois(features, proposals)))
+    features = FeatureMaps(model.trunk(batch.tensors), batch)
+    proposals = model.rpn.propose(batch, features.maps)[0]
+    found = model.candidates(features, model.score_rois(features, proposals), model.config.detections)
     sizes = []
     for i, boxes in enumerate(asked):
-        for box, query, people in zip(boxes, embedded[i], context[i], strict=True):
+        for box, query, person in zip(boxes, alone[i].given, results[i].given, strict=True):
+            people = person.beside
+            assert people is not None
             every = torch.cat([batch.to_batch(box[None], i), found[i].boxes])
             kept = nms(every, torch.cat([torch.ones(1), found[i].scores]), 0.3)
             assert kept[0] == 0
             rows = found[i].rows[kept[1:] - 1]
-            torch.testing.assert_close(people.boxes[0], box)
-            torch.testing.assert_close(people.boxes[1:], batch.to_original(every[kept[1:]], i))
-            torch.testing.assert_close(people.scores, torch.cat([torch.ones(1), found[i].scores])[kept])
-            torch.testing.assert_close(people.embeddings[0], query, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(person.box, box)
+            torch.testing.assert_close(people.boxes, batch.to_original(every[kept[1:]], i))
+            torch.testing.assert_close(people.scores, found[i].scores[kept[1:] - 1])
+            torch.testing.assert_close(person.embedding, query.embedding, atol=1e-5, rtol=1e-4)
             # Each is the embedding at the proposal that its box came from.
             where = [proposals[n][rows] if n == i else proposals[n][:0] for n in range(len(pictures))]
             expected = model.embed_pooled(model.pool(model.align(features, where)))
-            torch.testing.assert_close(people.embeddings[1:], expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(people.embeddings, expected, atol=1e-5, rtol=1e-4)
             sizes.append(len(people))
-    assert min(sizes) > 1
+    assert min(sizes) > 0
 
 
 def test_no_picture_has_a_query(pictures: list[Tensor]) -> None:
-    detections, context = small("baseline").detect_with_context(pictures, [torch.zeros(0, 4)] * 3)
-    assert context == [[], [], []]
-    assert all(len(found) for found in detections)
+    results = small("baseline").detect_and_embed(pictures, [torch.zeros(0, 4)] * 3, context=True)
+    assert [result.given for result in results] == [[], [], []]
+    assert all(len(result.detections) for result in results)

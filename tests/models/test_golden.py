@@ -89,8 +89,8 @@ def test_a_released_checkpoint_is_recognised_by_its_contents(case):
 def test_detections_and_query_embeddings_agree(case):
     _, golden, model = case
     boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
-    detections, queries = model.eval().detect_and_embed(pictures(), boxes)
-    for i, (found, query) in enumerate(zip(detections, queries, strict=True)):
+    for i, result in enumerate(model.eval().detect_and_embed(pictures(), boxes)):
+        found, query = result.detections, torch.stack([person.embedding for person in result.given])
         assert golden.relative(f"det{i}_boxes", found.boxes) < 1e-4
         assert golden.difference(f"det{i}_scores", found.scores) < 1e-5
         assert golden.relative(f"det{i}_embeddings", found.embeddings) < 1e-4

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from person_search.config import method_settings
+from person_search.models.box_heads import keep_best
 from person_search.models.building import build_model
 from person_search.models.detections import Target
 from person_search.models.softmax_loss import SoftmaxLoss
+from person_search.models.two_stage import FeatureMaps
 from person_search.registry import losses
 
 METHODS = ["baseline", "oim", "nae"]
@@ -85,8 +87,8 @@ def test_embedding_only_surviving_boxes_gives_the_numbers_of_embedding_every_pro
     model = small("baseline", score_threshold=0.3).eval()
     images = pictures()
     batch = model.transform(images)
-    features = model.trunk(batch.tensors)
-    proposals, _, _ = model.rpn.propose(batch, features)
+    features = FeatureMaps(model.trunk(batch.tensors), batch)
+    proposals, _, _ = model.rpn.propose(batch, features.maps)
     embedded = []
     run_top = model.top.forward
     model.top.forward = lambda x: embedded.append(len(x)) or run_top(x)
@@ -94,7 +96,10 @@ def test_embedding_only_surviving_boxes_gives_the_numbers_of_embedding_every_pro
     with torch.no_grad():
         every = model.embed_pooled(model.pool(model.align(features, proposals))).split([len(p) for p in proposals])
         scored = model.score_rois(features, proposals)
-        kept = list(model._keep(batch, proposals, scored))
+        kept = [
+            keep_best(found, model.config.detections)
+            for found in model.candidates(features, scored, model.config.detections)
+        ]
     for found, vectors, rows in zip(detections, every, kept, strict=True):
         assert 0 < len(found) < len(vectors)
         torch.testing.assert_close(found.embeddings, vectors[rows.rows], atol=1e-5, rtol=1e-5)
@@ -125,11 +130,13 @@ def test_batches_without_people_or_identities_train(method, reid_loss, ids):
 def test_query_embeddings_come_from_the_same_pass_and_equal_embed(method):
     model = small(method).eval()
     boxes = [torch.tensor([[5.0, 5, 30, 60]]), torch.zeros(0, 4)]
-    _, joint = model.detect_and_embed(pictures(), boxes)
+    first, second = model.detect_and_embed(pictures(), boxes)
     apart = model.embed(pictures(), boxes)
-    assert joint[0].shape[0] == 1
-    assert joint[1].shape[0] == 0
-    torch.testing.assert_close(joint[0], apart[0])
+    (person,) = first.given
+    assert second.given == []
+    assert len(apart[1]) == 0
+    torch.testing.assert_close(person.box, boxes[0][0])
+    torch.testing.assert_close(person.embedding, apart[0][0])
 
 
 def test_a_frozen_trunk_keeps_its_statistics_and_weights():
@@ -171,6 +178,28 @@ def test_a_plug_ins_loss_says_itself_whether_people_without_identity_train_it(sa
         built_in = small(reid_loss="softmax").train()
         built_in(pictures(), [people(2, -1), people(3, -1)])
         assert built_in.metrics["reid_rois"] == model.metrics["reid_rois"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loss_that_asks_for_it_is_told_how_well_every_roi_lies_on_its_person(method, monkeypatch):
+    told = []
+
+    class Told(SoftmaxLoss):
+        uses_overlaps = True
+
+        def forward(self, embeddings, labels, *, overlaps):
+            told.append((labels, overlaps))
+            return super().forward(embeddings, labels)
+
+    monkeypatch.setitem(losses._registered, "told", Told)
+    model = small(method, reid_loss="told").train()
+    model(pictures(), [people(0, 3), people()])
+    ((labels, overlaps),) = told
+    assert labels.shape == overlaps.shape
+    assert (overlaps[labels >= 0] >= 0.5).all()
+    assert (overlaps[labels < 0] < 0.5).all()
+    assert int((overlaps == 1).sum()) == 2
+    assert (0 in overlaps) == (method != "baseline")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -14,15 +14,16 @@ from person_search.models.backbones.resnet import ResNet, make_layer
 from person_search.models.box_heads import LightHead, box_loss
 from person_search.models.building import build_model
 from person_search.models.detections import Target
-from person_search.models.person_search_model import PersonSearchModel
+from person_search.models.image_transform import ImageBatch
 from person_search.models.roi_sampling import BACKGROUND, SampledRois
 from person_search.models.rpn import RPN
 from person_search.models.settings import RpnSettings
+from person_search.models.two_stage import FeatureMaps, TwoStageModel
 
 METHODS = ["baseline", "oim", "nae"]
 
 
-def small(method: str = "baseline", **settings: object) -> PersonSearchModel:
+def small(method: str = "baseline", **settings: object) -> TwoStageModel:
     torch.manual_seed(0)
     defaults: dict[str, object] = {
         "backbone": "resnet18",
@@ -41,9 +42,15 @@ def ramp(height: int, width: int) -> torch.Tensor:
     return torch.arange(width, dtype=torch.float32).expand(1, 1, height, width)
 
 
+def maps(values: torch.Tensor) -> FeatureMaps:
+    """``values`` as the trunk's output for one picture."""
+    size = (16 * values.shape[2], 16 * values.shape[3])
+    return FeatureMaps(values, ImageBatch(torch.zeros(1, 3, *size), [size], [size]))
+
+
 def test_roi_align_puts_cell_centres_on_whole_numbers() -> None:
     """Without the half-pixel shift ("aligned") a box over cells 2 to 9 is averaged to 2 + (k + 0.5) in bin k of 7."""
-    (bins,) = small().align(ramp(20, 20), [torch.tensor([[32.0, 32, 144, 256]])])[0]
+    (bins,) = small().align(maps(ramp(20, 20)), [torch.tensor([[32.0, 32, 144, 256]])])[0]
     assert bins.shape == (14, 7)
     torch.testing.assert_close(bins[0], torch.tensor([2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5]))
 
@@ -52,7 +59,7 @@ def test_roi_align_takes_as_many_samples_as_a_bin_has_cells() -> None:
     """A bin 4 cells wide is sampled at 4 places; of a single bright cell beside it each sees half or nothing."""
     features = torch.zeros(1, 1, 60, 60)
     features[0, 0, :, 1] = 1.0
-    (bins,) = small().align(features, [torch.tensor([[0.0, 0, 28 * 16, 56 * 16]])])[0]
+    (bins,) = small().align(maps(features), [torch.tensor([[0.0, 0, 28 * 16, 56 * 16]])])[0]
     torch.testing.assert_close(bins[3, 0], torch.tensor((0.5 + 0.5) / 4))
 
 
@@ -78,8 +85,14 @@ def test_box_deltas_of_rois_are_ten_and_five_times_and_of_anchors_plain() -> Non
         assert float(grown[0, 2] - grown[0, 0]) == pytest.approx(10 * 1000 / 16, rel=1e-4)
 
 
+def rois_of(labels: torch.Tensor) -> SampledRois:
+    """RoIs of these labels whose boxes and regression targets are all zero."""
+    nothing = torch.zeros(len(labels), 4)
+    return SampledRois(nothing, labels, torch.zeros(len(labels)), nothing, torch.full_like(labels, -1))
+
+
 def test_box_loss_is_smooth_l1_with_its_bend_at_one() -> None:
-    rois = SampledRois(torch.zeros(4, 4), torch.tensor([0, -1, BACKGROUND, BACKGROUND]), torch.zeros(4, 4))
+    rois = rois_of(torch.tensor([0, -1, BACKGROUND, BACKGROUND]))
     deltas = torch.full((4, 8), 100.0)
     deltas[0, 4:] = torch.tensor([0.5, 0.0, 0.0, 0.0])
     deltas[1, 4:] = torch.tensor([0.0, 3.0, 0.0, 0.0])
@@ -158,7 +171,7 @@ def people() -> list[Target]:
     return [Target(torch.tensor([[5.0, 8, 20, 45], [40, 5, 60, 50]]), torch.tensor([0, 2]), torch.zeros(0, 4), seed=4)]
 
 
-def losses_of(model: PersonSearchModel) -> dict[str, torch.Tensor]:
+def losses_of(model: TwoStageModel) -> dict[str, torch.Tensor]:
     """After one pass over one picture, the same for every model."""
     picture = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(1))
     losses = model.train()([picture], people())
@@ -194,10 +207,11 @@ def test_scores_boxes_and_embeddings_of_a_test_are_of_full_precision_inside_auto
     picture = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", torch.bfloat16):
         (found,) = model([picture])
-        features = model.trunk(model.transform([picture]).tensors)
-        (logits,), (shifts,) = model.rpn.head([features])
+        batch = model.transform([picture])
+        features = FeatureMaps(model.trunk(batch.tensors), batch)
+        (logits,), (shifts,) = model.rpn.head([features.maps])
         scored = model.score_rois(features, [torch.tensor([[5.0, 8, 20, 45]])])
-    assert features.dtype == torch.bfloat16
+    assert features.maps.dtype == torch.bfloat16
     assert {logits.dtype, shifts.dtype, scored.scores.dtype, scored.deltas.dtype} == {torch.float32}
     assert len(found) > 0
     assert {found.boxes.dtype, found.scores.dtype, found.embeddings.dtype} == {torch.float32}

@@ -26,7 +26,8 @@ def shifted(box, *offsets):
 def test_pk_takes_the_best_k_of_each_person_in_order():
     people = target([[0, 0, 10, 20], [100, 0, 110, 20]], [7, -1])
     proposals = torch.cat([shifted([100, 0, 110, 20], 1), shifted([0, 0, 10, 20], 3, 1, 2, 9)])
-    boxes, labels = pk_sample(proposals, people, per_person=3)
+    rois = pk_sample(proposals, people, per_person=3)
+    boxes, labels = rois.boxes, rois.labels
     assert labels.tolist() == [7, 7, 7, -1, -1]
     assert boxes[:, 0].tolist() == [0, 1, 2, 100, 101]
 
@@ -34,20 +35,23 @@ def test_pk_takes_the_best_k_of_each_person_in_order():
 def test_pk_gives_a_proposal_to_the_person_it_overlaps_most():
     people = target([[0, 0, 10, 20], [3, 0, 13, 20]], [0, 1])
     proposals = shifted([0, 0, 10, 20], 2)
-    boxes, labels = pk_sample(proposals, people, per_person=4)
+    rois = pk_sample(proposals, people, per_person=4)
+    boxes, labels = rois.boxes, rois.labels
     assert labels.tolist() == [0, 1, 1]
     assert boxes[:, 0].tolist() == [0, 3, 2]
 
 
 def test_pk_labelled_only_leaves_out_people_but_not_their_claims():
     people = target([[3, 0, 13, 20], [0, 0, 10, 20]], [-1, 0])
-    boxes, labels = pk_sample(shifted([0, 0, 10, 20], 2), people, per_person=4, labelled_only=True)
+    rois = pk_sample(shifted([0, 0, 10, 20], 2), people, per_person=4, labelled_only=True)
+    boxes, labels = rois.boxes, rois.labels
     assert labels.tolist() == [0]
     assert boxes[:, 0].tolist() == [0]
 
 
 def test_pk_without_people_is_empty():
-    boxes, labels = pk_sample(torch.rand(5, 4), target([], []), per_person=4)
+    rois = pk_sample(torch.rand(5, 4), target([], []), per_person=4)
+    boxes, labels = rois.boxes, rois.labels
     assert boxes.shape == (0, 4)
     assert labels.shape == (0,)
 
@@ -67,12 +71,14 @@ def test_pk_properties(corners, others, k):
 
     people = target([box(*c) for c in corners], list(range(len(corners))))
     proposals = torch.tensor([box(*c) for c in others], dtype=torch.float32).reshape(-1, 4)
-    boxes, labels = pk_sample(proposals, people, per_person=k)
+    rois = pk_sample(proposals, people, per_person=k)
+    boxes, labels = rois.boxes, rois.labels
     assert labels.tolist() == sorted(labels.tolist())
     for person in range(len(corners)):
         mine = boxes[labels == person]
         assert 1 <= len(mine) <= k
         overlap = box_iou(people.boxes[person : person + 1], mine)[0]
+        torch.testing.assert_close(overlap, rois.overlaps[labels == person])
         assert overlap[0] == 1
         assert (overlap >= 0.5).all()
         assert (overlap.diff() <= 0).all()

@@ -17,7 +17,7 @@ from person_search.data.workers import lost_workers_named
 from person_search.errors import CheckpointError
 from person_search.evaluation.overlaps import offsets_of
 from person_search.evaluation.predictions import Predictions
-from person_search.models.detections import Detections
+from person_search.models.detections import Detections, GivenPerson, ImageResult
 from person_search.models.distributed import at_first, processes, rank, together
 from person_search.models.person_search_model import PersonSearchModel
 
@@ -48,15 +48,15 @@ def predict(
     was_training = model.training
     model.eval()
     found: dict[int, Detections] = {}
-    people: dict[int, Detections] = {}
+    people: dict[int, GivenPerson] = {}
     try:
         with together(), lost_workers_named():
             for scenes, queries, looked in _looks(model, split, config):
                 # By now the next batch is on its way, and the device need not wait for this one's results to be kept.
                 kept = looked.wait()
                 _check_finite(kept, model)
-                found.update(zip(scenes, kept[: len(scenes)], strict=True))
-                people.update(zip(queries, kept[len(scenes) :], strict=True))
+                found.update(zip(scenes, (result.detections for result in kept), strict=True))
+                people.update(zip(queries, (person for result in kept for person in result.given), strict=True))
                 if progress:
                     progress(min(len(found) * processes(), len(split.scenes)), len(split.scenes))
     finally:
@@ -76,7 +76,7 @@ def predict(
 
 
 def _looks(model: PersonSearchModel, split: Split, config: Config) -> Iterator[tuple[list[int], list[int], CopyToHost]]:
-    """Scene numbers, query numbers, and the detections of the former and people of the latter, of this process's share.
+    """Scene numbers, query numbers, and what was found in the former and given by the latter, of this process's share.
 
     Each batch comes out when the next one has been given to the device.
     """
@@ -93,8 +93,8 @@ def _looks(model: PersonSearchModel, split: Split, config: Config) -> Iterator[t
         moved = [image.to(model.device, non_blocking=True) for image in images]
         queries = [[split.queries[query] for query in queries_of[scene]] for scene in scenes]
         with autocast(model.device, config.training.precision):
-            detections, people = _look(model, moved, [split.scenes[s] for s in scenes], queries, config.evaluation)
-        looked = CopyToHost([*detections, *(each for beside in people for each in beside)])
+            results = _look(model, moved, [split.scenes[s] for s in scenes], queries, config.evaluation)
+        looked = CopyToHost(results)
         if before is not None:
             yield before
         before = scenes, [query for scene in scenes for query in queries_of[scene]], looked
@@ -102,9 +102,12 @@ def _looks(model: PersonSearchModel, split: Split, config: Config) -> Iterator[t
         yield before
 
 
-def _check_finite(found: Sequence[Detections], model: PersonSearchModel) -> None:
+def _check_finite(results: Sequence[ImageResult], model: PersonSearchModel) -> None:
     """Raise CheckpointError when what a model found is not finite: its weights are, or no error came so far."""
-    if all(bool(torch.isfinite(d.embeddings).all() and torch.isfinite(d.boxes).all()) for d in found):
+    people = [person for result in results for person in result.given]
+    found = [result.detections for result in results] + [p.beside for p in people if p.beside is not None]
+    tensors = [value for each in found for value in (each.boxes, each.embeddings)]
+    if all(bool(torch.isfinite(value).all()) for value in (*tensors, *(p.embedding for p in people))):
         return
     sizes = {name: float(value.abs().max()) for name, value in model.state_dict().items() if value.numel()}
     name = max(sizes, key=lambda each: sizes[each])
@@ -121,22 +124,21 @@ def _share(scenes: int, batch_size: int) -> list[int]:
 
 
 class CopyToHost:
-    """A copy of ``Detections`` to ordinary memory, float32, that the device makes while it is given other work."""
+    """A copy of results to ordinary memory, float32, that the device makes while it is given other work."""
 
-    def __init__(self, found: Sequence[Detections]):
-        parts = ((d.boxes.float(), d.scores.float(), d.embeddings.float()) for d in found)
-        self._copies = [Detections(*(part.to("cpu", non_blocking=True) for part in three)) for three in parts]
-        self._done = torch.cuda.Event() if found and found[0].scores.is_cuda else None
+    def __init__(self, results: Sequence[ImageResult]):
+        self._copies = [result.map(lambda value: value.float().to("cpu", non_blocking=True)) for result in results]
+        self._done = torch.cuda.Event() if results and results[0].detections.scores.is_cuda else None
         if self._done is not None:
             self._done.record()
 
-    def wait(self) -> list[Detections]:
+    def wait(self) -> list[ImageResult]:
         """The copies, once they are made."""
         if self._done is None:
             return self._copies
         self._done.synchronize()
         # They are in page-locked memory, of which a whole split's would be too much.
-        return [Detections(d.boxes.clone(), d.scores.clone(), d.embeddings.clone()) for d in self._copies]
+        return [result.map(torch.clone) for result in self._copies]
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -151,19 +153,12 @@ def _look(
     scenes: list[Scene],
     queries: list[list[Query]],
     settings: EvaluationConfig,
-) -> tuple[list[Detections], list[list[Detections]]]:
-    """Detections of every image and, per image and query, the query first and, for CBGM, the people beside it."""
+) -> list[ImageResult]:
+    """What is found in every image, and its queries, with the people beside them for CBGM."""
     asked = [torch.tensor(as_boxes([query.box for query in own])) for own in queries]
     if settings.use_gt_boxes:
         return _true_boxes(model, images, scenes, queries, asked)
-    if settings.cbgm:
-        return model.detect_with_context(images, asked)
-    detections, embeddings = model.detect_and_embed(images, asked)
-    alone = [
-        [_nobody(vector).after(box, vector) for box, vector in zip(boxes.to(model.device), vectors, strict=True)]
-        for boxes, vectors in zip(asked, embeddings, strict=True)
-    ]
-    return detections, alone
+    return model.detect_and_embed(images, asked, context=settings.cbgm)
 
 
 def _true_boxes(
@@ -172,23 +167,23 @@ def _true_boxes(
     scenes: list[Scene],
     queries: list[list[Query]],
     asked: list[Tensor],
-) -> tuple[list[Detections], list[list[Detections]]]:
+) -> list[ImageResult]:
     """As ``_look``, with the annotated people as detections and, but for the query's person, beside the queries."""
     true = [torch.tensor(scene.boxes) for scene in scenes]
     embeddings = model.embed(images, [torch.cat(pair) for pair in zip(true, asked, strict=True)])
-    detections, people = [], []
+    results = []
     for scene, own, boxes, given, vectors in zip(scenes, queries, true, asked, embeddings, strict=True):
         everyone = Detections(boxes.to(model.device), vectors.new_ones(len(boxes)), vectors[: len(boxes)])
         beside = [everyone.take(torch.from_numpy(scene.person_ids != query.person_id)) for query in own]
         wanted = zip(given.to(model.device), vectors[len(boxes) :], beside, strict=True)
-        detections.append(everyone)
-        people.append([others.after(box, vector) for box, vector, others in wanted])
-    return detections, people
+        results.append(ImageResult(everyone, [GivenPerson(*person) for person in wanted]))
+    return results
 
 
-def _nobody(vector: Tensor) -> Detections:
-    """No detections, with embeddings like ``vector``, (D,)."""
-    return Detections(vector.new_zeros(0, 4), vector.new_zeros(0), vector.new_zeros(0, len(vector)))
+def _context_of(person: GivenPerson) -> Detections:
+    """The person, with a score of 1, and the people beside, in the order that a predictions file has them in."""
+    given = Detections(person.box[None], person.box.new_ones(1), person.embedding[None])
+    return given if person.beside is None else _joined([given, person.beside])
 
 
 def _queries_by_scene(split: Split) -> list[list[int]]:
@@ -198,24 +193,26 @@ def _queries_by_scene(split: Split) -> list[list[int]]:
     return numbers
 
 
-def _collect(split: Split, found: list[Detections], people: list[Detections], *, with_context: bool) -> Predictions:
-    """``people``: per query, it and the people beside it."""
+def _collect(split: Split, found: list[Detections], people: list[GivenPerson], *, with_context: bool) -> Predictions:
+    """``people``: per query."""
     width = found[0].embeddings.shape[1] if found else 0
-    nobody = _nobody(torch.zeros(width))
-    everyone, beside = _joined([nobody, *found]), _joined([nobody, *people])
+    nobody = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, width))
+    everyone = _joined([nobody, *found])
     predictions = Predictions(
         scene_names=np.array([scene.name for scene in split.scenes], dtype=np.str_),
         offsets=_offsets(found),
         boxes=everyone.boxes.numpy(),
         scores=everyone.scores.numpy(),
         embeddings=everyone.embeddings.numpy(),
-        query_embeddings=torch.cat([nobody.embeddings, *(own.embeddings[:1] for own in people)]).numpy(),
+        query_embeddings=torch.cat([nobody.embeddings, *(person.embedding[None] for person in people)]).numpy(),
     )
     if not with_context:
         return predictions
+    context = [_context_of(person) for person in people]
+    beside = _joined([nobody, *context])
     return replace(
         predictions,
-        query_offsets=_offsets(people),
+        query_offsets=_offsets(context),
         query_boxes=beside.boxes.numpy(),
         query_scores=beside.scores.numpy(),
         query_context=beside.embeddings.numpy(),

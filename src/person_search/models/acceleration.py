@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from person_search.config import TrainingConfig
+from person_search.errors import UsageError
 from person_search.models.distributed import processes
 from person_search.models.person_search_model import PersonSearchModel
 
@@ -13,16 +14,25 @@ from person_search.models.person_search_model import PersonSearchModel
 def accelerate(model: PersonSearchModel, config: TrainingConfig) -> None:
     """Prepare ``model`` as ``channels_last``, ``checkpoint_trunk``, ``compile`` and ``sync_batch_norm`` say.
 
-    Trunk and top are compiled, each by itself: between them are choices of boxes, whose numbers differ from image to
-    image. A trunk that is recomputed is left as it is, for compiled code would keep what recomputing is to forget.
+    The model itself says which parts are heavy. One that is recomputed is not compiled, for compiled code would keep
+    what recomputing is to forget. Raises UsageError where ``checkpoint_trunk`` finds nothing to recompute.
     """
     if config.sync_batch_norm and processes() > 1:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    heavy = model.heavy_parts()
     if config.channels_last:
-        for part in (model.trunk, model.rpn, model.top):
+        for part in (*heavy.per_image, *heavy.uncompiled, *heavy.per_region):
             part.to(memory_format=torch.channels_last)
-    model.trunk.recompute = config.checkpoint_trunk
+    recomputable = [part for part in heavy.per_image if hasattr(part, "recompute")]
+    if config.checkpoint_trunk and not recomputable:
+        raise UsageError(
+            f"method '{model.config.method}' has no part that can be recomputed; leave --checkpoint-trunk out"
+        )
+    for part in recomputable:
+        part.recompute = config.checkpoint_trunk  # type: ignore[assignment]
     if config.compile:
-        if not config.checkpoint_trunk:
-            model.trunk.compile()
-        model.top.compile(dynamic=True)
+        for part in heavy.per_image:
+            if not (config.checkpoint_trunk and part in recomputable):
+                part.compile()
+        for part in heavy.per_region:
+            part.compile(dynamic=True)

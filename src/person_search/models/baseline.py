@@ -11,12 +11,13 @@ from person_search.models.detections import Target
 from person_search.models.distributed import counted, total_of
 from person_search.models.embedding import Neck
 from person_search.models.method_settings import BaselineSettings
-from person_search.models.person_search_model import PersonSearchModel, RoiScores
-from person_search.models.roi_sampling import SampledRois, pk_sample
+from person_search.models.reid_loss import identify
+from person_search.models.roi_sampling import LabelledRois, SampledRois, pk_sample
+from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
 from person_search.registry import losses as reid_losses
 
 
-class Baseline(PersonSearchModel):
+class Baseline(TwoStageModel):
     """Light detection head; re-ID head of top, max pooling and BN neck, trained by PK sampling.
 
     Detection never reads the re-ID head, so in test that only runs on the boxes that survive NMS.
@@ -38,21 +39,20 @@ class Baseline(PersonSearchModel):
         )
 
     def roi_losses(
-        self, features: Tensor, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
+        self, features: FeatureMaps, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
     ) -> dict[str, Tensor]:
-        """Classification, box and re-ID loss; see ``PersonSearchModel``."""
+        """Classification, box and re-ID loss; see ``TwoStageModel``."""
         logits, deltas = self._detect(self.align(features, [rois.boxes for rois in sampled]))
-        boxes, labels = self._reid_rois(proposals, sampled, targets)
         return {
             "classification": softmax_classification_loss(logits, sampled),
             "box": box_loss(deltas, sampled, self.config.box_loss_weight),
-            "reid": self._identify(features, boxes, labels),
+            "reid": self._identify(features, self._reid_rois(proposals, sampled, targets)),
         }
 
-    def score_rois(self, features: Tensor, boxes: list[Tensor]) -> RoiScores:
+    def score_rois(self, features: FeatureMaps, proposals: list[Tensor]) -> ScoredRois:
         """Softmax person score and deltas, from the light head alone."""
-        logits, deltas = self._detect(self.align(features, boxes))
-        return RoiScores(logits.softmax(1)[:, 1], deltas)
+        logits, deltas = self._detect(self.align(features, proposals))
+        return ScoredRois(proposals, logits.softmax(1)[:, 1], deltas)
 
     def embed_pooled(self, pooled: dict[str, Tensor]) -> Tensor:
         """Each level through its neck, to unit length, concatenated."""
@@ -68,32 +68,26 @@ class Baseline(PersonSearchModel):
 
     def _reid_rois(
         self, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
-    ) -> tuple[list[Tensor], Tensor]:
-        """RoIs that train re-ID, per image, and their labels, concatenated."""
+    ) -> list[LabelledRois]:
+        """RoIs that train re-ID, per image."""
         if not self.config.pk.sampling:
-            people = [(rois.boxes[rois.is_person], rois.labels[rois.is_person]) for rois in sampled]
-        else:
-            people = [
-                pk_sample(
-                    boxes,
-                    target,
-                    per_person=self.config.pk.per_person,
-                    labelled_only=self.labelled_only,
-                )
-                for boxes, target in zip(proposals, targets, strict=True)
-            ]
-        return [boxes for boxes, _ in people], torch.cat([labels for _, labels in people])
+            return [rois.take(rois.is_person) for rois in sampled]
+        return [
+            pk_sample(boxes, target, per_person=self.config.pk.per_person, labelled_only=self.labelled_only)
+            for boxes, target in zip(proposals, targets, strict=True)
+        ]
 
-    def _identify(self, features: Tensor, boxes: list[Tensor], labels: Tensor) -> Tensor:
+    def _identify(self, features: FeatureMaps, people: list[LabelledRois]) -> Tensor:
         """Weighted re-ID loss, the mean over levels."""
-        self.metrics["reid_rois"] = counted(torch.tensor(len(labels)))
+        number, device = sum(len(rois.labels) for rois in people), features.maps.device
+        self.metrics["reid_rois"] = counted(torch.tensor(number))
         norms = [part for part in self.neck.modules() if isinstance(part, _BatchNorm) and part.training]
         synchronised = any(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
-        if norms and (total_of(len(labels), labels.device) if synchronised else len(labels)) < 2:
+        if norms and (total_of(number, device) if synchronised else number) < 2:
             # Batch normalisation trains on two rows at least. With none the same path is gone, for the other processes'
             # sake: they wait for this one's gradients and normalisation, and it needs their embeddings in its tables.
-            boxes, labels = [box[:0] for box in boxes], labels[:0]
-        necked = self.neck(self.pool(self.align(features, boxes)))
-        results = [self.reid_loss[level](x, labels) for level, x in necked.items()]
+            people = [rois.take(slice(0)) for rois in people]
+        necked = self.neck(self.pool(self.align(features, [rois.boxes for rois in people])))
+        results = [identify(self.reid_loss[level], x, people) for level, x in necked.items()]
         self.metrics["identity_accuracy"] = torch.stack([accuracy for _, accuracy in results]).mean()
         return self.config.loss.weight * torch.stack([loss for loss, _ in results]).mean()

@@ -29,6 +29,15 @@ class LightHead(nn.Module):
         return F.relu(self.fc(F.relu(self.bn(self.conv(x))).flatten(1)))
 
 
+def normalised_box_layer(channels: int) -> nn.Sequential:
+    """(n, channels) -> (n, 8) box deltas, with the batch normalisation and the start of NAE."""
+    linear, norm = nn.Linear(channels, 8), nn.BatchNorm1d(8)
+    for layer in (linear, norm):
+        nn.init.normal_(layer.weight, std=0.01)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(linear, norm)
+
+
 def box_loss(deltas: Tensor, sampled: list[SampledRois], weight: float) -> Tensor:
     """Smooth L1 (beta 1) of (n, 8) ``deltas``: sum over people / RoIs sampled, times ``weight``."""
     person = torch.cat([rois.is_person for rois in sampled])
@@ -42,6 +51,18 @@ def softmax_classification_loss(logits: Tensor, sampled: list[SampledRois]) -> T
     person = torch.cat([rois.is_person for rois in sampled])
     loss = F.cross_entropy(logits, person.long(), reduction="sum")
     return loss / mean_count(person.new_tensor(person.numel(), dtype=torch.float32))
+
+
+def binary_classification_loss(logits: Tensor, sampled: list[SampledRois]) -> Tensor:
+    """Binary cross-entropy of (n,) ``logits`` against background / person, mean over RoIs sampled."""
+    person = torch.cat([rois.is_person for rois in sampled])
+    loss = F.binary_cross_entropy_with_logits(logits, person.float(), reduction="sum")
+    return loss / mean_count(person.new_tensor(person.numel(), dtype=torch.float32))
+
+
+def moved(boxes: Tensor, deltas: Tensor, size: tuple[int, int], box_coder: BoxCoder) -> Tensor:
+    """(n, 4) ``boxes`` where their (n, 8) ``deltas`` put a person, clipped to an image of ``size`` (height, width)."""
+    return clip_boxes_to_image(box_coder.decode_single(deltas[:, 4:], boxes), size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +96,7 @@ def candidates(
         deltas: (n, 8); the last four are the person's.
         size: (height, width) of the image in the batch.
     """
-    boxes = clip_boxes_to_image(box_coder.decode_single(deltas[:, 4:], proposals), size)
+    boxes = moved(proposals, deltas, size, box_coder)
     sides = (boxes[:, 2:] - boxes[:, :2]).amin(1) if len(boxes) else boxes[:, 0]
     rows = torch.where((scores > config.score_threshold) & (sides >= min_side))[0]
     return KeptBoxes(boxes[rows], scores[rows], rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,10 +54,39 @@ class Detections:
         """Those of ``chosen``: row numbers, or (N,) bool."""
         return Detections(self.boxes[chosen], self.scores[chosen], self.embeddings[chosen])
 
-    def after(self, box: Tensor, embedding: Tensor) -> Detections:
-        """A person of score 1 with this (4,) box and (D,) embedding, and then these."""
-        return Detections(
-            torch.cat([box[None], self.boxes]),
-            torch.cat([self.scores.new_ones(1), self.scores]),
-            torch.cat([embedding[None], self.embeddings]),
-        )
+    def map(self, change: Callable[[Tensor], Tensor]) -> Detections:
+        """The same with every tensor changed."""
+        return Detections(change(self.boxes), change(self.scores), change(self.embeddings))
+
+
+@dataclass(frozen=True, eq=False)
+class GivenPerson:
+    """A person whose box was given, such as a query's, and who else is in the image.
+
+    Attributes:
+        box: (4,) float32 xyxy, as given.
+        embedding: (D,) float32, taken at that box and never weighted by a score.
+        beside: the people that a detection pass finds beside this one, who takes part in it with score 1 (CBGM; Li and
+            Miao, AAAI 2021); their embeddings are not weighted either. None where nobody asked for them.
+    """
+
+    box: Tensor
+    embedding: Tensor
+    beside: Detections | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> GivenPerson:
+        """The same with every tensor changed."""
+        beside = None if self.beside is None else self.beside.map(change)
+        return GivenPerson(change(self.box), change(self.embedding), beside)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageResult:
+    """What one pass over an image gives: the people found, and those who were given, in the order of their boxes."""
+
+    detections: Detections
+    given: list[GivenPerson]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> ImageResult:
+        """The same with every tensor changed."""
+        return ImageResult(self.detections.map(change), [person.map(change) for person in self.given])

@@ -45,3 +45,17 @@ class Projection(nn.Module):
     def forward(self, pooled: dict[str, Tensor]) -> Tensor:
         """{level: (n, C)} -> (n, size) float32, not normalised."""
         return torch.cat([part(pooled[level]).float() for level, part in self.levels.items()], dim=1)
+
+
+def norm_aware(embedding: Tensor, rescaler: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """The two things that an embedding says (NAE; Chen et al., CVPR 2020).
+
+    Args:
+        embedding: (n, D), not normalised.
+        rescaler: batch normalisation of lengths.
+
+    Returns:
+        (n, D) directions, who it is, and (n,) logits, whether it is a person at all.
+    """
+    length = embedding.norm(dim=1, keepdim=True)
+    return embedding / length.clamp(min=1e-12), rescaler(length)[:, 0]

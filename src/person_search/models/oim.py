@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -10,12 +9,13 @@ from person_search.models.box_heads import box_loss, softmax_classification_loss
 from person_search.models.detections import Target
 from person_search.models.embedding import Projection
 from person_search.models.method_settings import OimSettings
-from person_search.models.person_search_model import PersonSearchModel, RoiScores
+from person_search.models.reid_loss import identify
 from person_search.models.roi_sampling import SampledRois
+from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
 from person_search.registry import losses as reid_losses
 
 
-class OIM(PersonSearchModel):
+class OIM(TwoStageModel):
     """Top and max pooling on every RoI; class, box and a 256-number embedding are read from the same features."""
 
     Settings = OimSettings
@@ -23,18 +23,18 @@ class OIM(PersonSearchModel):
 
     def __init__(self, config: OimSettings, num_identities: int, *, load_weights: bool = True):
         super().__init__(config, num_identities, load_weights=load_weights)
-        self.cls_score = nn.Linear(self.top.channels, 2)
-        self.bbox_pred = nn.Linear(self.top.channels, 8)
+        self.cls_score = nn.Linear(self.level_channels["C5"], 2)
+        self.bbox_pred = nn.Linear(self.level_channels["C5"], 8)
         self.projection = Projection(self.level_channels, bias=False, bn_std=None)
         self.reid_loss = reid_losses.get(config.loss.name)(256, num_identities, config.loss)
 
     def roi_losses(
-        self, features: Tensor, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
+        self, features: FeatureMaps, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
     ) -> dict[str, Tensor]:
         """Classification, box and re-ID loss, all on the sampled RoIs."""
         pooled = self.pool(self.align(features, [rois.boxes for rois in sampled]))
         logits, deltas = self._detect(pooled)
-        reid, accuracy = self.reid_loss(self.projection(pooled), torch.cat([rois.labels for rois in sampled]))
+        reid, accuracy = identify(self.reid_loss, self.projection(pooled), sampled)
         self.metrics["identity_accuracy"] = accuracy
         return {
             "classification": softmax_classification_loss(logits, sampled),
@@ -42,11 +42,11 @@ class OIM(PersonSearchModel):
             "reid": self.config.loss.weight * reid,
         }
 
-    def score_rois(self, features: Tensor, boxes: list[Tensor]) -> RoiScores:
+    def score_rois(self, features: FeatureMaps, proposals: list[Tensor]) -> ScoredRois:
         """Softmax person score and deltas; the pooled features serve the embeddings too."""
-        pooled = self.pool(self.align(features, boxes))
+        pooled = self.pool(self.align(features, proposals))
         logits, deltas = self._detect(pooled)
-        return RoiScores(logits.softmax(1)[:, 1], deltas, pooled)
+        return ScoredRois(proposals, logits.softmax(1)[:, 1], deltas, pooled)
 
     def embed_pooled(self, pooled: dict[str, Tensor]) -> Tensor:
         """The projection, to unit length."""

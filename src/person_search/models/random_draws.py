@@ -16,6 +16,7 @@ class Draw(enum.IntEnum):
     SIZE = 0
     ANCHORS = 1
     ROIS = 2
+    LATER_ROIS = 3
 
 
 def generator_of(target: Target, draw: Draw, device: torch.device) -> torch.Generator | None:

@@ -22,23 +22,40 @@ BOX_CLAMP = math.log(1000 / 16)
 
 
 @dataclass(frozen=True, eq=False)
-class SampledRois:
-    """RoIs of one image for training the detection head.
+class LabelledRois:
+    """RoIs of one image and whom they show.
 
     Attributes:
         boxes: (n, 4) pixels of the batch.
         labels: (n,) int64: identity >= 0, -1 person without identity, ``BACKGROUND``.
-        deltas: (n, 4) regression targets; of meaning where ``labels`` is not ``BACKGROUND``.
+        overlaps: (n,) IoU with the true box that each overlaps most; 0 where the image has none.
     """
 
     boxes: Tensor
     labels: Tensor
-    deltas: Tensor
+    overlaps: Tensor
 
     @property
     def is_person(self) -> Tensor:
         """(n,) bool."""
         return self.labels > BACKGROUND
+
+    def take(self, chosen: Tensor | slice) -> LabelledRois:
+        """Those of ``chosen``: row numbers, a slice, or (n,) bool."""
+        return LabelledRois(self.boxes[chosen], self.labels[chosen], self.overlaps[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class SampledRois(LabelledRois):
+    """RoIs of one image for training a stage's heads.
+
+    Attributes:
+        deltas: (n, 4) regression targets; of meaning where ``labels`` is not ``BACKGROUND``.
+        owners: (n,) int64, the true box that each overlaps most; -1 where the image has none.
+    """
+
+    deltas: Tensor
+    owners: Tensor
 
 
 def on_ignored(boxes: Tensor, ignore: Tensor) -> Tensor:
@@ -52,13 +69,20 @@ def on_ignored(boxes: Tensor, ignore: Tensor) -> Tensor:
 
 
 class DetectionSampler:
-    """Foreground and background RoIs as in Fast R-CNN (Girshick, ICCV 2015), ground truth among the proposals."""
+    """Foreground and background RoIs as in Fast R-CNN (Girshick, ICCV 2015), ground truth among the proposals.
 
-    def __init__(self, config: RoiSettings, box_coder: BoxCoder):
+    Args:
+        config: thresholds and numbers.
+        box_coder: for the regression targets.
+        draw: which random numbers of an image it uses; a method that samples twice draws twice.
+    """
+
+    def __init__(self, config: RoiSettings, box_coder: BoxCoder, draw: Draw = Draw.ROIS):
         self.fg_iou = config.fg_iou
         self.bg_iou = config.fg_iou if config.bg_iou is None else config.bg_iou
         self.number, self.positive_share = config.batch_per_image, config.positive_share
         self.box_coder = box_coder
+        self.draw = draw
 
     def __call__(self, proposals: list[Tensor], targets: list[Target]) -> list[SampledRois]:
         """Sample every image; boxes of ``proposals`` [(n, 4)] and ``targets`` in pixels of the batch."""
@@ -67,22 +91,23 @@ class DetectionSampler:
     def _sample(self, proposals: Tensor, target: Target) -> SampledRois:
         boxes = torch.cat([proposals, target.boxes])
         if len(target.boxes) == 0:
-            labels = torch.full((len(boxes),), BACKGROUND, device=boxes.device)
-            matched, undecided = boxes, torch.zeros_like(labels, dtype=torch.bool)
+            labels, owner = (torch.full((len(boxes),), value, device=boxes.device) for value in (BACKGROUND, -1))
+            overlap, matched = boxes.new_zeros(len(boxes)), boxes
         else:
             overlap, owner = box_iou(target.boxes, boxes).max(0)
             labels = torch.where(overlap >= self.fg_iou, target.person_ids[owner], BACKGROUND)
-            matched, undecided = target.boxes[owner], (overlap < self.fg_iou) & (overlap >= self.bg_iou)
+            matched = target.boxes[owner]
         kinds = (labels > BACKGROUND).long()
-        kinds[(kinds == 0) & (undecided | on_ignored(boxes, target.ignore))] = -1
-        generator = generator_of(target, Draw.ROIS, boxes.device)
+        kinds[(kinds == 0) & ((overlap >= self.bg_iou) | on_ignored(boxes, target.ignore))] = -1
+        generator = generator_of(target, self.draw, boxes.device)
         rows = torch.where(choose(kinds, self.number, self.positive_share, generator))[0]
-        return SampledRois(boxes[rows], labels[rows], self.box_coder.encode_single(matched[rows], boxes[rows]))
+        deltas = self.box_coder.encode_single(matched[rows], boxes[rows])
+        return SampledRois(boxes[rows], labels[rows], overlap[rows], deltas, owner[rows])
 
 
 def pk_sample(
     proposals: Tensor, target: Target, *, per_person: int, min_iou: float = 0.5, labelled_only: bool = False
-) -> tuple[Tensor, Tensor]:
+) -> LabelledRois:
     """The ``per_person`` best RoIs of every person of one image: PK sampling for re-ID.
 
     Every proposal belongs to the true box it overlaps most; a true box belongs to itself.
@@ -93,13 +118,13 @@ def pk_sample(
         labelled_only: leave out people without identity.
 
     Returns:
-        (m, 4) boxes and (m,) labels, by true box, then falling IoU.
+        m RoIs by true box, then falling IoU.
     """
     boxes, ids = target.boxes, target.person_ids
     if labelled_only:
         boxes, ids = boxes[ids >= 0], ids[ids >= 0]
     if len(boxes) == 0:
-        return boxes, ids
+        return LabelledRois(boxes, ids, boxes[:, 0])
     # Ownership is decided among all people, so that a neighbour's proposals do not change hands when it is left out.
     candidates = torch.cat([boxes, proposals])
     owner = box_iou(target.boxes, candidates).argmax(0)
@@ -110,5 +135,6 @@ def pk_sample(
     owner[: len(boxes)] = rows
     mine = (owner[None] == rows[:, None]) & (overlap >= min_iou)
     best, index = torch.where(mine, overlap, -1.0).sort(dim=1, descending=True, stable=True)
-    kept = best[:, :per_person] >= 0
-    return candidates[index[:, :per_person][kept]], ids[:, None].expand_as(kept)[kept]
+    best, index = best[:, :per_person], index[:, :per_person]
+    kept = best >= 0
+    return LabelledRois(candidates[index[kept]], ids[:, None].expand_as(kept)[kept], best[kept])

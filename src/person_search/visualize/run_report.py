@@ -101,10 +101,12 @@ def evaluated_model(run_dir: Path, record: Record) -> tuple[PersonSearchModel | 
 
 
 def proposals_by_scene(model: PersonSearchModel, split: Split) -> dict[str, tuple[Boxes, Boxes]]:
-    """Proposals of ``model`` for a few scenes spread over the split: (n, 4) boxes and (n,) logits."""
+    """Proposals of ``model`` for a few scenes over the split, (n, 4) boxes and (n,) logits; {} if it has none."""
     chosen = np.unique(np.linspace(0, len(split.scenes) - 1, PROPOSAL_SCENES).round().astype(int))
     found = {}
     for scene in (split.scenes[number] for number in chosen):
-        ((boxes, logits),) = model.propose([read_image(split.image_root / scene.name)])
-        found[scene.name] = (boxes.numpy(), logits.numpy())
+        proposed = model.propose([read_image(split.image_root / scene.name)])
+        if proposed is not None:
+            ((boxes, logits),) = proposed
+            found[scene.name] = (boxes.numpy(), logits.numpy())
     return found

@@ -1,0 +1,239 @@
+"""The Faster R-CNN way of person search: trunk, proposals, and heads that look at the proposed regions."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import roi_align
+
+from person_search.models.backbones.backbone import Cut, Top
+from person_search.models.backbones.building import build_backbone
+from person_search.models.box_heads import KeptBoxes, candidates, keep_beside, keep_best
+from person_search.models.detections import Detections, GivenPerson, ImageResult, Target
+from person_search.models.distributed import counted
+from person_search.models.image_transform import ImageBatch, ImageTransform
+from person_search.models.person_search_model import HeavyParts, PersonSearchModel
+from person_search.models.roi_sampling import BOX_CLAMP, DetectionSampler, SampledRois
+from person_search.models.rpn import RPN
+from person_search.models.settings import DetectionSettings, TwoStageSettings
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMaps:
+    """What the trunk makes of a batch: ``maps`` (B, C4, h, w); and the ``batch``, with the sizes of its images."""
+
+    maps: Tensor
+    batch: ImageBatch
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredRois:
+    """What the heads say of the RoIs of a batch, R in all.
+
+    Attributes:
+        boxes: per image (n, 4), in pixels of the batch: the RoIs that all the rest is of. They need not be the
+            proposals: a cascade's last stage looks at the boxes that the stage before it left.
+        scores: (R,) in 0..1.
+        deltas: (R, 8), by which the boxes are still to be moved; the last four are the person's.
+        pooled: {level: (R, C)} features that ``embed_pooled`` reads, where the heads have made them anyway.
+    """
+
+    boxes: list[Tensor]
+    scores: Tensor
+    deltas: Tensor
+    pooled: dict[str, Tensor] | None = None
+
+
+class TwoStageModel(PersonSearchModel, abc.ABC):
+    """What methods of two and more stages share: the way from images to proposals, and from scored RoIs to people.
+
+    Args:
+        config: the model settings.
+        num_identities: N, identities of the training set.
+        load_weights: start the backbone from the weights that ``config`` names; off when a checkpoint follows.
+    """
+
+    cut: ClassVar[Cut] = "layer3-half"
+    tops: ClassVar[tuple[str, ...]] = ("top",)
+    """Names of the copies of the backbone's top; ``pool`` runs the one called ``top``."""
+    freezes_norms: ClassVar[bool] = True
+    """Whether a frozen trunk's batch normalisations beyond its stem keep still, or the stem alone is frozen."""
+    min_side: ClassVar[float] = 0.0
+    """Detections with a shorter side than this (pixels of the batch) are dropped before NMS."""
+    top: Top
+    Settings: ClassVar[type[TwoStageSettings]] = TwoStageSettings
+    config: TwoStageSettings
+
+    def __init__(self, config: TwoStageSettings, num_identities: int, *, load_weights: bool = True):
+        super().__init__(config, num_identities)
+        images = config.images
+        backbone = build_backbone(
+            config.backbone.name,
+            cut=self.cut,
+            width=config.backbone.width,
+            flavour=config.backbone.flavour,
+            weights=config.backbone.weights if load_weights else "none",
+        )
+        self.transform = ImageTransform(
+            shorter_side=images.shorter_side, longer_side=images.longer_side, normalisation=backbone.normalisation
+        )
+        self.trunk = backbone.trunk
+        for name in self.tops:
+            setattr(self, name, backbone.make_top())
+        self.rpn = RPN(self.trunk.channels, config.rpn)
+        self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0), BOX_CLAMP)
+        self.sample_rois = DetectionSampler(config.rois, self.box_coder)
+        channels: dict[str, int] = {"C4": self.trunk.channels, "C5": self.top.channels}
+        self.level_channels: dict[str, int] = {level: channels[level] for level in config.levels}
+        self.frozen = config.backbone.frozen
+        if self.frozen:
+            self.trunk.freeze(norms=self.freezes_norms)
+
+    # What a method supplies.
+
+    @abc.abstractmethod
+    def roi_losses(
+        self, features: FeatureMaps, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
+    ) -> dict[str, Tensor]:
+        """Losses of the heads by name.
+
+        Args:
+            features: of the batch.
+            proposals: per image (n, 4), all that the RPN proposes. Boxes here are in pixels of the batch.
+            sampled: per image those that ``sample_rois`` chose; a method may choose again.
+            targets: per image.
+        """
+
+    @abc.abstractmethod
+    def score_rois(self, features: FeatureMaps, proposals: list[Tensor]) -> ScoredRois:
+        """What the heads say of the proposals of all images, or of the boxes that they made of them."""
+
+    @abc.abstractmethod
+    def embed_pooled(self, pooled: dict[str, Tensor]) -> Tensor:
+        """{level: (n, C)} pooled RoI features -> (n, D) normalised embeddings."""
+
+    # What the program calls.
+
+    def losses(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Those of the RPN and of the heads."""
+        batch = self.transform(images, targets)
+        moved = self.transform.targets_to_batch(targets, batch)
+        features = FeatureMaps(self.trunk(batch.tensors), batch)
+        proposals, _, losses = self.rpn.propose(batch, features.maps, moved)
+        sampled = self.sample_rois(proposals, moved)
+        self._note_samples(batch, sampled)
+        return losses | self.roi_losses(features, proposals, sampled, moved)
+
+    @torch.no_grad()
+    def detect_and_embed(
+        self, images: Sequence[Tensor], boxes: Sequence[Tensor] | None = None, *, context: bool = False
+    ) -> list[ImageResult]:
+        """See ``PersonSearchModel``. Given boxes are not regressed; for ``context`` they take part in the last NMS."""
+        batch = self.transform(images)
+        features = FeatureMaps(self.trunk(batch.tensors), batch)
+        scored = self.score_rois(features, self.rpn.propose(batch, features.maps)[0])
+        given = self._given(batch, boxes or [torch.zeros(0, 4)] * len(images))
+        last = self.config.detections
+        # Most people beside a query are detections of its scene too: each is embedded once.
+        kept = [
+            [keep_best(found, last), *(keep_beside(box, found, last) for box in own if context)]
+            for found, own in zip(self.candidates(features, scored, last), given, strict=True)
+        ]
+        distinct = [_distinct(parts) for parts in kept]
+        embeddings = self._embed_rows(features, scored, [rows for rows, _ in distinct])
+        of_given = [] if boxes is None else self._embed_given(features, given)
+        results = []
+        for i, (parts, (_, place)) in enumerate(zip(kept, distinct, strict=True)):
+            vectors = embeddings[i][place].split([len(part.rows) for part in parts])
+            found, *beside = [
+                Detections(batch.to_original(part.boxes, i), part.scores, rows)
+                for part, rows in zip(parts, vectors, strict=True)
+            ]
+            people = []
+            if boxes is not None:
+                own = boxes[i].to(self.device).float().reshape(-1, 4)
+                others = beside if context else [None] * len(own)
+                people = [GivenPerson(*person) for person in zip(own, of_given[i], others, strict=True)]
+            results.append(ImageResult(found, people))
+        return results
+
+    @torch.no_grad()
+    def embed(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        """See ``PersonSearchModel``; the boxes are not regressed."""
+        batch = self.transform(images)
+        return self._embed_given(FeatureMaps(self.trunk(batch.tensors), batch), self._given(batch, boxes))
+
+    @torch.no_grad()
+    def propose(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The RPN's (n, 4) boxes, in pixels of each image, and (n,) objectness logits, best first."""
+        batch = self.transform(images)
+        boxes, logits, _ = self.rpn.propose(batch, self.trunk(batch.tensors))
+        return [(batch.to_original(box, i), logit) for i, (box, logit) in enumerate(zip(boxes, logits, strict=True))]
+
+    def heavy_parts(self) -> HeavyParts:
+        """The trunk on images, the tops on RoIs, the RPN beside them.
+
+        Trunk and tops are compiled each by itself: between them are choices of boxes, whose numbers differ from image
+        to image.
+        """
+        return HeavyParts([self.trunk], [getattr(self, name) for name in self.tops], [self.rpn])
+
+    # Shared parts.
+
+    def align(self, features: FeatureMaps, boxes: list[Tensor]) -> Tensor:
+        """RoIAlign (He et al., ICCV 2017): (R, C4, h, w) of the RoIs of all images, concatenated."""
+        rois, scale = self.config.rois, 1 / self.trunk.stride
+        return roi_align(features.maps, boxes, rois.size, scale, sampling_ratio=rois.sampling_ratio, aligned=False)
+
+    def pool(self, aligned: Tensor) -> dict[str, Tensor]:
+        """Run the top on (R, C4, h, w) and max-pool each level: {level: (R, C)}; R may be 0."""
+        levels = {"C5": self.top(aligned).amax((2, 3))}
+        if "C4" in self.config.levels:
+            levels["C4"] = aligned.amax((2, 3))
+        return levels
+
+    def candidates(self, features: FeatureMaps, scored: ScoredRois, config: DetectionSettings) -> list[KeptBoxes]:
+        """Per image the RoIs moved to where their people are, but those below the bounds of ``config``; before NMS."""
+        lengths = [len(boxes) for boxes in scored.boxes]
+        sizes = features.batch.sizes
+        split = zip(scored.boxes, scored.scores.split(lengths), scored.deltas.split(lengths), sizes, strict=True)
+        return [candidates(*image, config=config, box_coder=self.box_coder, min_side=self.min_side) for image in split]
+
+    def _embed_rows(self, features: FeatureMaps, scored: ScoredRois, rows: list[Tensor]) -> tuple[Tensor, ...]:
+        """Embeddings at the RoIs of these numbers, (k,) per image: people are embedded where they were looked at."""
+        if scored.pooled is None:
+            chosen = [boxes[kept] for boxes, kept in zip(scored.boxes, rows, strict=True)]
+            pooled = self.pool(self.align(features, chosen))
+        else:
+            starts = [sum(len(boxes) for boxes in scored.boxes[:i]) for i in range(len(rows))]
+            every = torch.cat([kept + start for kept, start in zip(rows, starts, strict=True)])
+            pooled = {level: values[every] for level, values in scored.pooled.items()}
+        return self.embed_pooled(pooled).split([len(kept) for kept in rows])
+
+    def _embed_given(self, features: FeatureMaps, boxes: list[Tensor]) -> list[Tensor]:
+        pooled = self.pool(self.align(features, boxes))
+        return list(self.embed_pooled(pooled).split([len(box) for box in boxes]))
+
+    def _given(self, batch: ImageBatch, boxes: Sequence[Tensor]) -> list[Tensor]:
+        """A caller's boxes in pixels of the batch."""
+        return [batch.to_batch(box.to(self.device).float().reshape(-1, 4), i) for i, box in enumerate(boxes)]
+
+    def _note_samples(self, batch: ImageBatch, sampled: list[SampledRois]) -> None:
+        people = torch.stack([rois.is_person.sum() for rois in sampled]).sum()
+        total = sum(len(rois.labels) for rois in sampled)
+        self.metrics = {"rois_foreground": counted(people), "rois_background": counted(total - people)}
+        if self.keep_samples:
+            self.samples = [(batch.to_original(rois.boxes, i), rois.labels) for i, rois in enumerate(sampled)]
+
+
+def _distinct(parts: list[KeptBoxes]) -> tuple[Tensor, Tensor]:
+    """The RoIs that any of ``parts`` was made of, once each, and where among them those of the parts are, in a row."""
+    if len(parts) == 1:
+        return parts[0].rows, torch.arange(len(parts[0].rows), device=parts[0].rows.device)
+    return torch.cat([part.rows for part in parts]).unique(return_inverse=True)
