@@ -363,6 +363,23 @@ def test_a_chain_of_stages_is_cut_where_they_end() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        (LITE0, "blocks.3.2", "blocks.4.0"),
+        (SWIN, "layers.2.blocks.2", "layers.2.blocks.3"),
+        ("timm:ghostnet_050", "blocks.5.0", "blocks.6"),
+        ("timm:densenet121", "features.denseblock3", "features.transition3"),
+        ("timm:resnet10t", "layer3.0", "layer4"),
+    ],
+)
+def test_half_a_stage_is_half_of_its_blocks_with_16_pixels_to_a_cell(name: str, before: str, after: str) -> None:
+    """Ghostnet's stage begins with blocks of 8 pixels to a cell, DenseNet's and Swin's with another kind of part; of
+    ResNet-10's one block the half is all of it."""
+    backbone = built(name, "layer3-half") if name in FAMILIES else build_backbone(name, cut="layer3-half")
+    assert (backbone.trunk.chain[-1], backbone.top.chain[0]) == (before, after)
+
+
+@pytest.mark.parametrize(
     ("network", "message"),
     [
         (SkipsBetween, "its part 'stages.1' does not read just what 'stages.0' gives"),

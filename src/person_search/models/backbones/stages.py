@@ -42,11 +42,14 @@ def _cut(network: Any, cut: Cut, picture: Tensor) -> tuple[ChainTrunk, ChainTop]
         raise ValueError(f"it does not run on {PICTURE[0]} x {PICTURE[1]} pixels ({first_line(error)})") from None
     chain = chain_to(calls, [c3, c4, c5])
     names = [call.name for call in chain]
-    before, stage, after = _split(chain, names.index(c3) + 1, names.index(c4) + 1)
+    start, end = names.index(c3) + 1, names.index(c4) + 1
+    before, stage, after = chain[:start], chain[start:end], chain[end:]
     if cut == "layer3-half":
-        blocks = [block for part in stage for block in blocks_of(part)]
-        half = _half(blocks)
-        before, after = [*before, *blocks[:half]], [*blocks[half:], *after]
+        parts = [block for part in stage for block in blocks_of(part)]
+        # A stage may begin with parts that still have 8 pixels to a cell.
+        first = next((i for i, part in enumerate(parts) if _is_map(part, 16)), 0)
+        half = first + _half(parts[first:])
+        before, after = [*before, *parts[:half]], [*parts[half:], *after]
     else:
         before = [*before, *stage]
     (trunk_end, trunk_channels), (top_end, top_channels) = (
@@ -78,10 +81,6 @@ def _stages(network: Any) -> tuple[str, str, str]:
     return found[8], found[16], found[32]
 
 
-def _split(chain: list[Call], start: int, end: int) -> tuple[list[Call], list[Call], list[Call]]:
-    return chain[:start], chain[start:end], chain[end:]
-
-
 def _half(parts: list[Call]) -> int:
     """After how many parts half of the blocks are done; the blocks are the kind of part with the most weights."""
     weights: Counter[type[nn.Module]] = Counter()
@@ -92,18 +91,27 @@ def _half(parts: list[Call]) -> int:
     return places[max(1, len(places) // 2) - 1] + 1
 
 
+def _cells(stride: int) -> tuple[int, int]:
+    """Height and width of the map of ``PICTURE`` with ``stride`` pixels to a cell."""
+    return PICTURE[0] // stride, PICTURE[1] // stride
+
+
+def _is_map(call: Call, stride: int) -> bool:
+    shape = () if call.output is None else tuple(call.output.shape)
+    return len(shape) == 4 and _cells(stride) in (shape[2:], shape[1:3])
+
+
 def _layout(call: Call, stride: int) -> tuple[bool, int]:
     """Whether the channels of its output come last, and how many there are."""
     shape = () if call.output is None else tuple(call.output.shape)
-    height, width = PICTURE[0] // stride, PICTURE[1] // stride
-    if len(shape) == 4 and shape[2:] == (height, width):
-        return False, shape[1]
-    if len(shape) == 4 and shape[1:3] == (height, width):
-        return True, shape[3]
-    raise ValueError(
-        f"its part '{call.name}' gives {shape or 'no tensor'} of {PICTURE[0]} x {PICTURE[1]} pixels, "
-        f"expected a map of {height} x {width}"
-    )
+    if not _is_map(call, stride):
+        height, width = _cells(stride)
+        raise ValueError(
+            f"its part '{call.name}' gives {shape or 'no tensor'} of {PICTURE[0]} x {PICTURE[1]} pixels, "
+            f"expected a map of {height} x {width}"
+        )
+    last = shape[2:] != _cells(stride)
+    return last, shape[3 if last else 1]
 
 
 def _parts(calls: list[Call]) -> dict[str, nn.Module]:
