@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from person_search.config import load_config
+from person_search.config import load_config, method_settings
 from person_search.sections import flat
 from person_search.training import trainer
 
@@ -38,7 +38,12 @@ def test_variants_differ_from_the_baseline_in_what_they_are_called(modules, tmp_
     assert base.model.pk.sampling
     for name, config in configs.items():
         settings, usual = flat(config), flat(base)
-        changed = {key for key in settings.keys() & usual.keys() if settings[key] != usual[key]}
+        own = flat(method_settings(config.model.method))
+        changed = {
+            key
+            for key in settings.keys() & usual.keys()
+            if settings[key] != usual[key] and (key == "method" or settings[key] != own.get(key))
+        }
         assert changed - {"run_dir"} == set(page.VARIANTS[name].settings), name
     assert len({config.training.run_dir for config in configs.values()}) == len(configs)
 

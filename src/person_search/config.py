@@ -5,6 +5,7 @@ The settings of one method, loss, backbone or dataset live with it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ from person_search.sections import (
     placed,
     section_kind,
 )
+
+log = logging.getLogger(__name__)
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -192,8 +195,8 @@ class EvaluationConfig(Section):
 class Config(Section):
     """All settings of a run, as written to ``config.yaml`` in the run folder."""
 
-    data: SerializeAsAny[DataConfig] = Field(default_factory=lambda: _usual(DataConfig, "synthetic"))
-    model: SerializeAsAny[MethodSettings] = Field(default_factory=lambda: _usual(MethodSettings, "baseline"))
+    data: SerializeAsAny[DataConfig] = Field(default_factory=lambda: DataConfig.chosen("synthetic"))
+    model: SerializeAsAny[MethodSettings] = Field(default_factory=lambda: MethodSettings.chosen("baseline"))
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -209,10 +212,6 @@ class Config(Section):
                 )
             places[leaf.name] = place
         return self
-
-
-def _usual(section: type[Section], name: str) -> Any:
-    return section.kind(name).model_validate({section.chooser: name})
 
 
 @contextmanager
@@ -243,10 +242,11 @@ def changed(config: Config, settings: Mapping[str, Any]) -> tuple[Config, dict[s
     with plugins_imported(natural(tuple[str, ...], settings.get("plugins"))):
         kept = differences(config, Config())
         tree, used = _placed({**kept, **settings}, "settings")
+        new = _validated(tree, "settings")
         unknown = next((name for name in settings if name not in used), None)
         if unknown is not None:
-            raise UsageError(f"unknown setting '{unknown}'.{whose(unknown, config) or nearest(unknown, flat(config))}")
-        return _validated(tree, "settings"), {name: value for name, value in kept.items() if name not in used}
+            raise UsageError(f"unknown setting '{unknown}'.{whose(unknown, new) or nearest(unknown, flat(new))}")
+        return new, {name: value for name, value in kept.items() if name not in used}
 
 
 def parse(tree: Any, source: str, *, over: Config | None = None) -> Config:
@@ -260,7 +260,8 @@ def parse(tree: Any, source: str, *, over: Config | None = None) -> Config:
         raise UsageError(f"{source}: expected sections {', '.join(Config.model_fields)}, found {type(tree).__name__}")
     data = tree.get("data")
     with plugins_imported(natural(tuple[str, ...], data.get("plugins")) if isinstance(data, dict) else ()):
-        tree = migrated(tree, over or Config(), source)
+        usual = over or Config()
+        tree = migrated(tree, usual, source, owner_of=lambda name: _owner_of(name, usual))
         if over is not None:
             try:
                 base, _ = changed(over, chosen_in(tree, over))
@@ -286,6 +287,12 @@ def _validated(tree: dict[str, Any], source: str) -> Config:
 
 def read_method_settings(tree: Any, source: str) -> MethodSettings:
     """The settings of a method as a checkpoint keeps them. Raises UsageError where this version does not know them."""
+    if isinstance(tree, dict) and tree.get("cws"):
+        log.warning(
+            "%s: its 'cws' of version 0.1.0 is a setting of the evaluation now: give --cws, unless the config.yaml "
+            "beside it does",
+            source,
+        )
     return parse({"model": tree}, source).model
 
 
@@ -336,8 +343,10 @@ def whose(name: str, config: Config) -> str:
 
     Empty for one that ``config`` has, or nobody.
     """
-    if name in flat(config):
-        return ""
+    return "" if name in flat(config) else _owner_of(name, config)
+
+
+def _owner_of(name: str, config: Config) -> str:
     for section in reversed([*_chosen_sections(config)]):
         if names := _owners(section, lambda kind: name in _own_names(kind)):
             return f" It is a setting of {names}."
@@ -354,7 +363,7 @@ def choices(config: Config) -> dict[str, str]:
 def _owners(section: type[Section], has: Callable[[Section], bool]) -> str:
     """The kinds of ``section`` of which ``has`` is true, in words."""
     assert section.kinds is not None
-    names = [f"'{name}'" for name in section.kinds.names() if has(_usual(section, name))]
+    names = [f"'{name}'" for name in section.kinds.names() if has(section.chosen(name))]
     return f"the {section.kinds.kind}{'' if len(names) == 1 else 's'} {', '.join(names)}" if names else ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from person_search.errors import UsageError
@@ -55,7 +55,7 @@ ONE_DATASETS: dict[str, Any] = {"queries": "standard", "mot_split": "time", "mot
 """Settings that every dataset had, and now one has."""
 
 
-def migrated(tree: Mapping[str, Any], usual: Section, source: str) -> dict[str, Any]:
+def migrated(tree: Mapping[str, Any], usual: Section, source: str, *, owner_of: Callable[[str], str]) -> dict[str, Any]:
     """``tree``, if version 0.1.0 wrote it, in the sections of today; else as it is.
 
     What was of no effect with the method, loss or dataset that it names is left out, and said where it was no default.
@@ -65,11 +65,12 @@ def migrated(tree: Mapping[str, Any], usual: Section, source: str) -> dict[str, 
         tree: of a whole config.
         usual: the default config.
         source: what errors and warnings call the tree.
+        owner_of: says, in a sentence, of which method, dataset or loss a setting is.
     """
     tree = dict(tree)
     model, data = tree.get("model"), tree.get("data")
     if isinstance(data, dict) and ONE_DATASETS.keys() <= data.keys():
-        tree["data"] = _migrated(data, ("data",), {**ONE_DATASETS, "person_id_key": None}, usual, source)
+        tree["data"] = _migrated(data, ("data",), {**ONE_DATASETS, "person_id_key": None}, usual, source, owner_of)
     if not isinstance(model, dict):
         return tree
     if "cws" in model:
@@ -78,12 +79,17 @@ def migrated(tree: Mapping[str, Any], usual: Section, source: str) -> dict[str, 
         evaluation = tree.get("evaluation")
         tree = {**tree, **merged(cws, {"evaluation": evaluation} if isinstance(evaluation, dict) else {})}
     model = {key: value for key, value in model.items() if not (key in METHODS_OWN and value is None)}
-    tree["model"] = _migrated(model, ("model",), SECTIONED, usual, source)
+    tree["model"] = _migrated(model, ("model",), SECTIONED, usual, source, owner_of)
     return tree
 
 
 def _migrated(
-    values: Mapping[str, Any], path: tuple[str, ...], old: Mapping[str, Any], usual: Section, source: str
+    values: Mapping[str, Any],
+    path: tuple[str, ...],
+    old: Mapping[str, Any],
+    usual: Section,
+    source: str,
+    owner_of: Callable[[str], str],
 ) -> dict[str, Any]:
     """``values`` of one section with the settings ``old``, flat there, in their places."""
     flat = {key: value for key, value in values.items() if key in old and not isinstance(value, dict)}
@@ -98,7 +104,8 @@ def _migrated(
     for key in flat.keys() - used:
         if _plain(flat[key]) != _plain(old[key]):
             _warn(
-                f"{source}: '{key}: {flat[key]}' of version 0.1.0 was of no effect with these settings and is left out"
+                f"{source}: '{key}: {flat[key]}', which version 0.1.0 wrote for all, is of no effect here and left out."
+                f"{owner_of(key)}"
             )
     moved = placed_tree.get(path[0], {})
     twice = next((key for key in rest if isinstance(rest[key], dict) and key in moved), None)

@@ -83,8 +83,9 @@ class Registry:
     def settings(self, name: str) -> Any:
         """The settings class of what is known as ``name``. Raises UsageError as ``get`` does."""
         load_plugins()
-        if name in self._builtin and name not in self._registered:
-            return _imported(self._settings.get(name, self._usual_settings))
+        for key in (name, _family(name)):
+            if key in self._builtin and key not in self._registered:
+                return _imported(self._settings.get(key, self._usual_settings))
         return getattr(self.get(name), "Settings", None) or _imported(self._usual_settings)
 
 
@@ -181,7 +182,14 @@ backbones = Registry(
         "convnext_base": "person_search.models.backbones.convnext:ConvNeXtBackbone",
         "timm:NAME": "person_search.models.backbones.timm_network:TimmNetwork",
     },
-    settings={},
+    settings={
+        **dict.fromkeys(
+            ("resnet18", "resnet34", "resnet50", "resnet101"), "person_search.models.settings:ResNetSettings"
+        ),
+        **dict.fromkeys(
+            ("convnext_tiny", "convnext_small", "convnext_base"), "person_search.models.settings:ConvNeXtSettings"
+        ),
+    },
     usual_settings="person_search.models.settings:BackboneSettings",
 )
 

@@ -110,6 +110,11 @@ class Section(BaseModel):
         return found
 
     @classmethod
+    def chosen(cls, name: str, **settings: Any) -> Any:
+        """Settings of the kind that ``name`` chooses. Raises ValueError, a ValidationError among them."""
+        return cls.kind(name).model_validate({cls.chooser: name, **settings})
+
+    @classmethod
     def over(cls, default: Any, given: Any) -> Any:
         """``given``, if it is a dict, as a section of the kind it chooses, over what ``default`` says explicitly.
 

@@ -248,7 +248,8 @@ def test_the_untrained_row_has_the_weights_that_training_began_with(
 ) -> None:
     loaded = []
     monkeypatch.setattr(resnet, "find_weights", lambda weights, **_: (loaded.append(weights), "weights"))
-    monkeypatch.setattr(resnet, "copy_weights", lambda *_, **__: None)
+    for name in ("copy_weights", "_refuse_other_flavour"):
+        monkeypatch.setattr(resnet, name, lambda *_, **__: None)
     save_model(work / "run" / "last.pt", weights="imagenet")
     loaded.clear()
     person_search("evaluate", "--checkpoint", "run", "--references", "--out", "out")

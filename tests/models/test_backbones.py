@@ -8,20 +8,21 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from named_backbones import named_backbone
 from torch import Tensor, nn
 from torchvision import models as zoo
 
 from person_search.config import method_settings
 from person_search.errors import UsageError
 from person_search.models.backbones.backbone import CAFFE, IMAGENET, Backbone, Cut, batch_norms
-from person_search.models.backbones.building import build_backbone
-from person_search.models.backbones.convnext import ARCHITECTURES, ConvNeXtBackbone
+from person_search.models.backbones.convnext import ARCHITECTURES
 from person_search.models.backbones.convnext import build as build_convnext
 from person_search.models.backbones.resnet import ResNet
 from person_search.models.backbones.timm_network import PREFIX, create, cut_in_two
 from person_search.models.building import build_model
 from person_search.models.detections import Target
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.models.settings import ResNetSettings
 from person_search.registry import backbones
 
 LITE0, SWIN = "timm:tf_efficientnet_lite0", "timm:swin_tiny_patch4_window7_224"
@@ -31,11 +32,15 @@ FAMILIES = {"resnet18": 0.125, "convnext_tiny": 0.125, LITE0: 1.0, SWIN: 1.0}
 CUTS: tuple[Cut, ...] = ("layer3", "layer3-half")
 
 
+def width_of(name: str) -> dict[str, float]:
+    return {} if name.startswith(PREFIX) else {"width": FAMILIES[name]}
+
+
 @functools.cache
 def built(name: str, cut: Cut) -> Backbone:
     """Made once, for tests that leave its weights as they are."""
     torch.manual_seed(0)
-    backbone = build_backbone(name, cut=cut, width=FAMILIES[name])
+    backbone = named_backbone(name, cut=cut, **width_of(name))
     backbone.trunk.eval()
     return backbone
 
@@ -87,7 +92,7 @@ def test_a_picture_and_a_roi_have_the_same_features_alone_and_beside_others(name
 
 
 def test_tops_start_alike_and_share_nothing() -> None:
-    backbone = build_backbone("resnet18", cut="layer3", width=0.125)
+    backbone = named_backbone("resnet18", cut="layer3", width=0.125)
     one, other = backbone.make_top(), backbone.make_top()
     for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
@@ -103,7 +108,7 @@ def test_a_resnet_cut_either_way_is_the_network_of_torchvision(tmp_path) -> None
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
     wanted = nn.Sequential(*list(whole.children())[:-2])(picture(1, 64, 96))
     for cut, blocks in (("layer3", (2, 0)), ("layer3-half", (1, 1))):
-        backbone = ResNet("resnet18", cut=cut, weights=str(tmp_path / "whole.pth"))
+        backbone = named_backbone("resnet18", cut=cut, weights=str(tmp_path / "whole.pth"))
         top = backbone.make_top().eval()
         assert (len(backbone.trunk.layer3), len(list(top.layer3.children()))) == blocks
         torch.testing.assert_close(top(backbone.trunk.eval()(picture(1, 64, 96))), wanted)
@@ -115,7 +120,7 @@ def test_a_convnext_cut_either_way_is_the_network_of_torchvision(tmp_path) -> No
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
     wanted = whole.features(picture(1, 64, 96))
     for cut, blocks in (("layer3", 9), ("layer3-half", 4)):
-        backbone = ConvNeXtBackbone("convnext_tiny", cut=cut, width=0.125, weights=str(tmp_path / "whole.pth"))
+        backbone = named_backbone("convnext_tiny", cut=cut, width=0.125, weights=str(tmp_path / "whole.pth"))
         assert sum(name.startswith("features.5.") for name in backbone.trunk.chain) == blocks
         torch.testing.assert_close(backbone.make_top().eval()(backbone.trunk.eval()(picture(1, 64, 96))), wanted)
 
@@ -154,7 +159,7 @@ def test_timms_networks_give_their_own_features_under_their_own_names(
     torch.manual_seed(1)
     whole = create(name).eval()
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
-    backbone = build_backbone(name, cut="layer3-half", weights=str(tmp_path / "whole.pth"))
+    backbone = named_backbone(name, cut="layer3-half", weights=str(tmp_path / "whole.pth"))
     top = backbone.make_top()
     assert {*backbone.trunk.state_dict(), *top.state_dict()} < whole.state_dict().keys()
     assert backbone.trunk.state_dict().keys().isdisjoint(top.state_dict())
@@ -164,8 +169,8 @@ def test_timms_networks_give_their_own_features_under_their_own_names(
 
 
 def test_normalisation_is_the_familys_and_the_networks_own() -> None:
-    assert build_backbone("resnet18", cut="layer3", width=0.125).normalisation == IMAGENET
-    assert build_backbone("resnet18", cut="layer3", width=0.125, flavour="caffe").normalisation == CAFFE
+    assert named_backbone("resnet18", cut="layer3", width=0.125).normalisation == IMAGENET
+    assert named_backbone("resnet18", cut="layer3", width=0.125, flavour="caffe").normalisation == CAFFE
     assert built("convnext_tiny", "layer3").normalisation == built(SWIN, "layer3").normalisation == IMAGENET
     lite0 = built(LITE0, "layer3").normalisation
     assert (lite0.mean, lite0.std, lite0.peak, lite0.bgr) == ((127.0,) * 3, (128.0,) * 3, 255.0, False)
@@ -256,7 +261,7 @@ def model_with(name: str, method: str) -> PersonSearchModel:
     config = method_settings(
         method,
         backbone=name,
-        width=FAMILIES[name],
+        **width_of(name),
         weights="none",
         levels=("C4", "C5"),
         shorter_side=(64,),
@@ -287,16 +292,16 @@ def model_with(name: str, method: str) -> PersonSearchModel:
 )
 def test_a_name_or_network_that_is_of_no_use_is_refused_with_the_reason(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        build_backbone(name, cut="layer3")
+        named_backbone(name, cut="layer3")
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", LITE0])
 def test_settings_that_a_family_does_not_have_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=f"--flavour caffe is of residual networks; {name} has none"):
-        build_backbone(name, cut="layer3", flavour="caffe")
+    with pytest.raises(UsageError, match=r"unknown setting 'flavour'.*backbones 'resnet101'"):
+        named_backbone(name, cut="layer3", flavour="caffe")
     if name.startswith(PREFIX):
-        with pytest.raises(UsageError, match=r"--width 0.5: .* has one width"):
-            build_backbone(name, cut="layer3", width=0.5)
+        with pytest.raises(UsageError, match=r"unknown setting 'width'.*backbones 'convnext_base'"):
+            named_backbone(name, cut="layer3", width=0.5)
 
 
 class Stages(nn.Module):
@@ -376,7 +381,7 @@ def test_a_chain_of_stages_is_cut_where_they_end() -> None:
 def test_half_a_stage_is_half_of_its_blocks_with_16_pixels_to_a_cell(name: str, before: str, after: str) -> None:
     """Ghostnet's stage begins with blocks of 8 pixels to a cell, DenseNet's and Swin's with another kind of part; of
     ResNet-10's one block the half is all of it."""
-    backbone = built(name, "layer3-half") if name in FAMILIES else build_backbone(name, cut="layer3-half")
+    backbone = built(name, "layer3-half") if name in FAMILIES else named_backbone(name, cut="layer3-half")
     assert (backbone.trunk.chain[-1], backbone.top.chain[0]) == (before, after)
 
 
@@ -397,11 +402,11 @@ def test_a_network_that_is_no_chain_is_not_cut(network: type[Stages], message: s
 
 def test_a_plug_ins_backbone_is_found_by_its_name_and_by_its_family(monkeypatch: pytest.MonkeyPatch) -> None:
     class Mine(ResNet):
-        def __init__(self, name: str, **settings: object):
-            super().__init__("resnet18", **settings)
-            self.asked = name
+        def __init__(self, settings: ResNetSettings, *, cut: Cut):
+            super().__init__(settings.model_copy(update={"name": "resnet18"}), cut=cut)
+            self.asked = settings.name
 
     monkeypatch.setitem(backbones._registered, "mine", Mine)
     monkeypatch.setitem(backbones._registered, "ours:NAME", Mine)
     for name in ("mine", "ours:one"):
-        assert build_backbone(name, cut="layer3", width=0.125).asked == name
+        assert named_backbone(name, cut="layer3", width=0.125).asked == name

@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from named_backbones import named_backbone
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from person_search.config import method_settings
-from person_search.models.backbones.resnet import ResNet, make_layer
+from person_search.models.backbones.resnet import make_layer
 from person_search.models.box_heads import LightHead, box_loss
 from person_search.models.building import build_model
 from person_search.models.detections import Target
@@ -137,7 +138,7 @@ def test_caffe_pooling_starts_in_the_corner_and_torchvisions_one_before_it() -> 
     """Of values 0..8 in a row, windows of three: [0-2, 2-4, 4-6, 6-8] against [0-1, 1-3, 3-5, 5-7, 7-8]."""
 
     def pooled(flavour: str, size: int) -> list[float]:
-        trunk = ResNet("resnet18", cut="layer3", width=0.125, flavour=flavour).trunk
+        trunk = named_backbone("resnet18", cut="layer3", width=0.125, flavour=flavour).trunk
         return trunk.maxpool(ramp(size, size))[0, 0, 0].tolist()
 
     assert pooled("caffe", 9) == [2, 4, 6, 8]
@@ -151,7 +152,7 @@ def test_only_a_baseline_with_weights_is_frozen_unless_told_otherwise(method: st
         torch.manual_seed(0)
         config = method_settings(method, backbone="resnet18", width=0.125, **settings)
         # The weights themselves come from elsewhere, as for a checkpoint.
-        return build_model(config, 5, load_weights=False).frozen
+        return build_model(config, 5, load_weights=False).trunk.norms_frozen
 
     assert frozen(weights="imagenet") == (method == "baseline")
     assert not frozen(weights="none")

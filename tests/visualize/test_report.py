@@ -267,7 +267,7 @@ def test_configuration_is_summed_up_and_shown_whole(run_dir, tmp_path):
     text = write(run_dir, tmp_path / "report").text
     assert "backbone resnet50" in text
     assert "re-ID loss oim" in text
-    assert "rpn_pre_nms_train: 12000" in text
+    assert "pre_nms_train: 12000" in text
 
 
 def test_a_report_replaces_the_one_before(run_dir, tmp_path):

@@ -5,10 +5,10 @@ They can be read without the network library, so that what only scores or shows 
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from person_search.config import AtLeastOne, Positive
-from person_search.models.settings import BackboneSettings, RpnSettings, TwoStageSettings
+from person_search.models.settings import BackboneSettings, ResNetSettings, RpnSettings, TwoStageSettings
 from person_search.sections import Section
 
 
@@ -27,7 +27,7 @@ class BaselineSettings(TwoStageSettings):
     """The strong baseline."""
 
     method: str = "baseline"
-    backbone: BackboneSettings = BackboneSettings(freeze=None)
+    backbone: SerializeAsAny[BackboneSettings] = ResNetSettings(freeze=None)
     pk: PkSettings = PkSettings()
 
 

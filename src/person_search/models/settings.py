@@ -7,24 +7,21 @@ from typing import ClassVar, Literal
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from person_search.config import AtLeastOne, Count, MethodSettings, Positive, Share
-from person_search.registry import losses
+from person_search.errors import nearest
+from person_search.registry import backbones, losses
 from person_search.sections import Section
 
 Level = Literal["C4", "C5"]
 
 
 class BackboneSettings(Section):
-    """The network that features come from."""
+    """The network that features come from: what all have, and the base of a backbone's own settings."""
 
+    kinds = backbones
+    chooser = "name"
     flat_names: ClassVar[dict[str, str]] = {"name": "backbone"}
 
-    name: str = Field(
-        "resnet50", description="resnet18, 34, 50, 101, convnext_tiny, _small, _base, timm:NAME, or a plug-in's"
-    )
-    width: Positive = Field(1.0, description="multiplies the backbone's channels; weights from files need 1")
-    flavour: Literal["torchvision", "caffe"] = Field(
-        "torchvision", description="stride placement and image normalisation; caffe is that of the published numbers"
-    )
+    name: str = Field(description="resnet18, 34, 50, 101, convnext_tiny, _small, _base, timm:NAME, or a plug-in's")
     weights: str = Field("imagenet", description="start of the backbone: imagenet, none, or the path of a weights file")
     freeze: bool | None = Field(
         False, description="keep conv1 and the trunk's BN as loaded; None: unless the weights are none"
@@ -34,6 +31,36 @@ class BackboneSettings(Section):
     def frozen(self) -> bool:
         """``freeze``, decided."""
         return self.weights != "none" if self.freeze is None else self.freeze
+
+    @classmethod
+    def kind(cls, name: str) -> type[Section]:
+        """As every section's; the nearest name may be one of timm's networks."""
+        if not backbones.knows(name):
+            import timm
+
+            known = backbones.names()
+            hint = nearest(name, [*known, *(f"timm:{model}" for model in timm.list_models())])
+            raise ValueError(
+                f"unknown backbone '{name}'; known: {', '.join(known)} (any of timm's networks that has stages), and "
+                f"those of modules given by --plugins.{hint}"
+            )
+        return super().kind(name)
+
+
+class ConvNeXtSettings(BackboneSettings):
+    """ConvNeXt (Liu et al., CVPR 2022)."""
+
+    width: Positive = Field(1.0, description="multiplies the backbone's channels; weights from files need 1")
+
+
+class ResNetSettings(BackboneSettings):
+    """Residual networks (He et al., CVPR 2016)."""
+
+    name: str = "resnet50"
+    width: Positive = Field(1.0, description="multiplies the backbone's channels; weights from files need 1")
+    flavour: Literal["torchvision", "caffe"] = Field(
+        "torchvision", description="stride placement and image normalisation; caffe is that of the published numbers"
+    )
 
 
 class ImageSettings(Section):
@@ -149,7 +176,7 @@ class OimLossSettings(LossSettings):
 class TwoStageSettings(MethodSettings):
     """A method that finds regions with an RPN, and people in them."""
 
-    backbone: BackboneSettings = BackboneSettings()
+    backbone: SerializeAsAny[BackboneSettings] = ResNetSettings()
     levels: tuple[Level, ...] = Field(
         ("C5",), description="backbone levels the re-ID embedding is taken from: C5, or C4 C5"
     )

@@ -73,13 +73,7 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
     def __init__(self, config: TwoStageSettings, num_identities: int, *, load_weights: bool = True):
         super().__init__(config, num_identities)
         images = config.images
-        backbone = build_backbone(
-            config.backbone.name,
-            cut=self.cut,
-            width=config.backbone.width,
-            flavour=config.backbone.flavour,
-            weights=config.backbone.weights if load_weights else "none",
-        )
+        backbone = build_backbone(config.backbone, cut=self.cut, load_weights=load_weights)
         self.transform = ImageTransform(
             shorter_side=images.shorter_side, longer_side=images.longer_side, normalisation=backbone.normalisation
         )
@@ -91,8 +85,7 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
         self.sample_rois = DetectionSampler(config.rois, self.box_coder)
         channels: dict[str, int] = {"C4": self.trunk.channels, "C5": self.top.channels}
         self.level_channels: dict[str, int] = {level: channels[level] for level in config.levels}
-        self.frozen = config.backbone.frozen
-        if self.frozen:
+        if config.backbone.frozen:
             self.trunk.freeze(norms=self.freezes_norms)
 
     # What a method supplies.

@@ -8,7 +8,7 @@ from typing import Any
 
 from person_search.config import Config, load_config, with_settings
 from person_search.errors import UsageError
-from person_search.sections import flat
+from person_search.sections import differences, flat
 
 CONFIG_FILE = "config.yaml"
 
@@ -88,8 +88,9 @@ def own_config(run_dir: Path) -> Config | None:
 def changes_between(old: Config, new: Config) -> Changes:
     """What differs, the run folder's place excepted."""
     before, after = flat(old), flat(new)
-    # Where another method or dataset is chosen, that says it all of the settings that only one of them has.
-    pairs = {key: (before[key], value) for key, value in after.items() if key in before}
+    # Where another method or dataset is chosen, that says it all of what has its default, or is no setting, in either.
+    set_in_one = differences(old, Config()).keys() | differences(new, Config()).keys()
+    pairs = {key: (before[key], value) for key, value in after.items() if key in before and key in set_in_one}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and key != "run_dir"}
 
 

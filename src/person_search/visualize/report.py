@@ -22,16 +22,16 @@ from person_search.visualize.report_scenes import Scored, detection_scenes, prop
 _OURS = {"index.html", "pictures", "curves"}
 _GENERATOR = "person-search report"
 _SUMMARY = (
-    ("model", "method", "method"),
-    ("model", "backbone", "backbone"),
-    ("model", "weights", "weights"),
-    ("model", "reid_loss", "re-ID loss"),
-    ("model", "levels", "levels"),
-    ("model", "shorter_side", "shorter side"),
-    ("training", "max_epochs", "epochs"),
-    ("training", "batch_size", "batch size"),
-    ("training", "lr", "learning rate"),
-    ("training", "seed", "seed"),
+    ("model.method", "method"),
+    ("model.backbone.name", "backbone"),
+    ("model.backbone.weights", "weights"),
+    ("model.loss.name", "re-ID loss"),
+    ("model.levels", "levels"),
+    ("model.images.shorter_side", "shorter side"),
+    ("training.max_epochs", "epochs"),
+    ("training.batch_size", "batch size"),
+    ("training.lr", "learning rate"),
+    ("training.seed", "seed"),
 )
 
 
@@ -139,11 +139,18 @@ def _config(path: Path, record: Record) -> dict[str, Any]:
     training = {**(trained if isinstance(trained, dict) else {}), **record.settings["training"]}
     sections = {**record.settings, "training": training}
     summary = []
-    for section, key, label in _SUMMARY:
-        value = sections[section].get(key)
+    for path_of_value, label in _SUMMARY:
+        value = _value_at(sections, path_of_value)
         if value is not None:
             summary.append((label, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return {"text": yaml.safe_dump(sections, sort_keys=False, allow_unicode=True), "summary": summary}
+
+
+def _value_at(tree: Any, path: str) -> Any:
+    """The value at ``"a.b.c"``, or None: not every method has every setting."""
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
 
 
 def _threshold(results: Mapping[str, Any]) -> float:

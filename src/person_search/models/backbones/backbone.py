@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from person_search.errors import UsageError
+from person_search.models.settings import BackboneSettings
 
 Cut = Literal["layer3-half", "layer3"]
 """Where a network ends in the trunk and goes on in the top. ``layer3`` is ResNet's word for what every network has,
@@ -95,36 +95,28 @@ class Top(nn.Module, abc.ABC):
 class Backbone(abc.ABC):
     """A network cut in two. A subclass is a family of networks, made known by ``@register_backbone``.
 
-    Called with the name asked for and these settings; raises UsageError for one that the family does not have:
-
+    Args:
+        settings: those of the family, of the class ``Settings``: ``name`` is the one asked for, ``weights`` are
+            ``"imagenet"``, ``"none"`` or the path of a file; CheckpointError when they cannot be had or do not fit.
         cut: where the trunk ends.
-        width: multiplies the channels.
-        flavour: ``"torchvision"`` or ``"caffe"``: where a residual network strides, and how pictures are normalised.
-        weights: ``"imagenet"``, ``"none"`` or the path of a file; CheckpointError when they cannot be had or do not
-            fit.
 
     Attributes:
         trunk: for the whole picture.
         normalisation: of the pictures that it reads, whatever the weights.
     """
 
+    Settings: ClassVar[type[BackboneSettings]] = BackboneSettings
     trunk: Trunk
     normalisation: Normalisation = IMAGENET
     top: Top
 
     @abc.abstractmethod
-    def __init__(self, name: str, *, cut: Cut, width: float = 1.0, flavour: str = "torchvision", weights: str = "none"):
+    def __init__(self, settings: BackboneSettings, *, cut: Cut):
         """Build the network and load its weights."""
 
     def make_top(self) -> Top:
         """A top of its own for each that asks; all start from the same weights."""
         return copy.deepcopy(self.top)
-
-
-def only_torchvision_flavour(backbone: str, flavour: str) -> None:
-    """Raises UsageError for another."""
-    if flavour != "torchvision":
-        raise UsageError(f"--flavour {flavour} is of residual networks; {backbone} has none: leave it out")
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from torch import nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
-from person_search.models.backbones.backbone import Backbone, Cut, only_torchvision_flavour
+from person_search.models.backbones.backbone import Backbone, Cut
 from person_search.models.backbones.chain import ChainTop, ChainTrunk
 from person_search.models.backbones.resnet import scaled
 from person_search.models.backbones.weights import copy_weights, find_weights, torchvision_weights
+from person_search.models.settings import ConvNeXtSettings
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class ConvNeXtBackbone(Backbone):
     Blocks are left out at random in training (stochastic depth), in the trunk by image, in the top by RoI.
     """
 
-    def __init__(self, name: str, *, cut: Cut, width: float = 1.0, flavour: str = "torchvision", weights: str = "none"):
-        only_torchvision_flavour(name, flavour)
+    Settings = ConvNeXtSettings
+
+    def __init__(self, settings: ConvNeXtSettings, *, cut: Cut):
+        name, width, weights = settings.name, settings.width, settings.weights
         architecture = ARCHITECTURES[name]
         network = build(architecture, width)
         parts: dict[str, nn.Module] = {}

@@ -12,6 +12,7 @@ from person_search.errors import CheckpointError, UsageError
 from person_search.models.backbones.backbone import CAFFE, IMAGENET, Backbone, Cut, Top, Trunk
 from person_search.models.backbones.flavour import flavour_of
 from person_search.models.backbones.weights import State, copy_weights, find_weights, torchvision_weights
+from person_search.models.settings import ResNetSettings
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,10 @@ class ResNet(Backbone):
     """Trunk: conv1 to the cut in layer3; top: the rest. Both are named as in torchvision, but for the top's layer3,
     whose blocks count from 0 again."""
 
-    def __init__(self, name: str, *, cut: Cut, width: float = 1.0, flavour: str = "torchvision", weights: str = "none"):
+    Settings = ResNetSettings
+
+    def __init__(self, settings: ResNetSettings, *, cut: Cut):
+        name, width, flavour, weights = settings.name, settings.width, settings.flavour, settings.weights
         architecture, caffe = ARCHITECTURES[name], flavour == "caffe"
         depth = architecture.trunk_depth(cut)
         self.normalisation = CAFFE if caffe else IMAGENET

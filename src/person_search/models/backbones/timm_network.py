@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from person_search.errors import CheckpointError, UsageError, first_line, nearest
-from person_search.models.backbones.backbone import Backbone, Cut, Normalisation, only_torchvision_flavour
+from person_search.models.backbones.backbone import Backbone, Cut, Normalisation
 from person_search.models.backbones.stages import cut_in_two
 from person_search.models.backbones.weights import State, copy_weights, find_weights
+from person_search.models.settings import BackboneSettings
 
 PREFIX = "timm:"
 
@@ -29,10 +30,8 @@ class TimmNetwork(Backbone):
     network that cannot be cut so.
     """
 
-    def __init__(self, name: str, *, cut: Cut, width: float = 1.0, flavour: str = "torchvision", weights: str = "none"):
-        only_torchvision_flavour(name, flavour)
-        if width != 1:
-            raise UsageError(f"--width {width:g}: {name} has one width; leave it out, or choose a smaller network")
+    def __init__(self, settings: BackboneSettings, *, cut: Cut):
+        name, weights = settings.name, settings.weights
         network = create(name)
         lite0 = name.removeprefix(PREFIX).partition(".")[0] == LITE0
         config = network.pretrained_cfg
