@@ -218,8 +218,8 @@ def placed(settings: Mapping[str, Any], usual: Section) -> tuple[dict[str, Any],
             continue
         inner = getattr(usual, key)
         chosen = kind.flat_name(kind.chooser) if kind.kinds is not None else ""
-        if chosen in settings:
-            inner = kind.over(inner, {kind.chooser: settings[chosen]})
+        if isinstance(named := natural(str, settings.get(chosen)), str):
+            inner = kind.over(inner, {kind.chooser: named})
         part, names = placed(settings, inner)
         if part:
             tree[key] = part
