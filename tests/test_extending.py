@@ -1,4 +1,4 @@
-"""The code of docs/extending.md, as it stands there: a loss, a method and a dataset in a package of a user's own."""
+"""The code of docs/extending.md, as it stands there: a package with one of each in it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         path.write_text(code)
     write_people(tmp_path / "data" / "people")
     monkeypatch.chdir(tmp_path)
-    for kind in (registry.methods, registry.datasets, registry.losses):
+    for kind in (registry.methods, registry.datasets, registry.losses, registry.backbones):
         monkeypatch.setattr(kind, "_registered", {})
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0] == "my_search"]:
@@ -75,6 +75,8 @@ def test_the_documents_package_trains_and_goes_through_a_checkpoint(
     assert (model.reid_loss.margin, model.embedding[0].out_features) == (0.3, 128)
     assert (outcome.step, outcome.skipped) == (4, 0)
     assert type(model.reid_loss).__name__ == "CosFaceLoss"
+    assert (model.trunk.channels, model.top.channels) == (32, 64)
+    assert model.trunk.stem_parts() == [model.trunk.stage0]
     assert identity_names(model) == {"reid_loss.directions"}
     assert (workplace / "runs/mine/config.yaml").read_text().count("- my_search") == 1
 

@@ -19,12 +19,12 @@ class BackboneSettings(Section):
 
     kinds = backbones
     chooser = "name"
-    flat_names: ClassVar[dict[str, str]] = {"name": "backbone"}
+    flat_names: ClassVar[dict[str, str]] = {"name": "backbone", "weights": "weights", "freeze": "freeze"}
 
     name: str = Field(description="resnet18, 34, 50, 101, convnext_tiny, _small, _base, timm:NAME, or a plug-in's")
     weights: str = Field("imagenet", description="start of the backbone: imagenet, none, or the path of a weights file")
     freeze: bool | None = Field(
-        False, description="keep conv1 and the trunk's BN as loaded; None: unless the weights are none"
+        False, description="keep the first layer and the trunk's BN as loaded; None: unless the weights are none"
     )
 
     @property
