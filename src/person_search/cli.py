@@ -219,11 +219,11 @@ def info(arguments: Sequence[str]) -> None:
 
 
 def convert(arguments: Sequence[str]) -> None:
-    """Write a released checkpoint of the reference, or a run's model alone, in this program's format."""
+    """Write a checkpoint of another project, or a run's model alone, in this program's format."""
     kind = command(
         "Convert",
         "Write the model of a checkpoint in this program's format: person-search convert FILE --out OURS. FILE is a "
-        "released checkpoint of the reference implementation, recognised by its contents, or one of this program, "
+        "checkpoint that another project released, recognised by its contents, or one of this program, "
         "whose training state is left out. Nothing in FILE is executed.",
         [
             ("out", described(Path | None, "checkpoint file to write"), None),

@@ -70,7 +70,7 @@ class MethodSettings(Section):
     kinds = methods
     chooser = "method"
 
-    method: str = Field(description="baseline, oim, nae, or a plug-in's")
+    method: str = Field(description="baseline, oim, nae, seqnet, or a plug-in's")
 
 
 class TrainingConfig(Section):

@@ -131,11 +131,13 @@ methods = Registry(
         "baseline": "person_search.models.baseline:Baseline",
         "oim": "person_search.models.oim:OIM",
         "nae": "person_search.models.nae:NAE",
+        "seqnet": "person_search.models.seqnet:SeqNet",
     },
     settings={
         "baseline": "person_search.models.method_settings:BaselineSettings",
         "oim": "person_search.models.method_settings:OimSettings",
         "nae": "person_search.models.method_settings:NaeSettings",
+        "seqnet": "person_search.models.method_settings:SeqNetSettings",
     },
     usual_settings="person_search.config:MethodSettings",
 )
@@ -161,10 +163,12 @@ losses = Registry(
     "re-ID loss",
     {
         "oim": "person_search.models.oim_loss:OIMLoss",
+        "oim-sequential": "person_search.models.sequential_oim_loss:SequentialOIMLoss",
         "softmax": "person_search.models.softmax_loss:SoftmaxLoss",
     },
     settings={
         "oim": "person_search.models.settings:OimLossSettings",
+        "oim-sequential": "person_search.models.settings:SequentialOimLossSettings",
         "softmax": "person_search.models.settings:LossSettings",
     },
     usual_settings="person_search.models.settings:LossSettings",

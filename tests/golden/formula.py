@@ -50,7 +50,7 @@ def image(height, width, seed=0):
     return np.clip(smooth + generator.normal(0, 12, smooth.shape), 0, 255).round().astype(np.uint8)
 
 
-def table(rows, columns):
-    """The OIM table before the training step: (rows, columns) float32, rows of unit length."""
-    values = np.random.default_rng([0, 5]).standard_normal((rows, columns)).astype(np.float32)
+def table(rows, columns, number=5):
+    """The OIM table before the training step: (rows, columns) float32, rows of unit length; 6: a filled queue."""
+    values = np.random.default_rng([0, number]).standard_normal((rows, columns)).astype(np.float32)
     return values / np.linalg.norm(values, axis=1, keepdims=True)

@@ -70,7 +70,7 @@ def pictures() -> list[Tensor]:
     return [torch.rand(3, *size, generator=draw) for size in [(64, 96), (50, 60), (64, 96)]]
 
 
-@pytest.mark.parametrize("method", ["baseline", "oim", "nae"])
+@pytest.mark.parametrize("method", ["baseline", "oim", "nae", "seqnet"])
 @torch.no_grad()
 def test_people_beside_queries_are_those_of_a_pass_of_their_own(method: str, pictures: list[Tensor]) -> None:
     model = small(method)
@@ -89,7 +89,8 @@ def test_people_beside_queries_are_those_of_a_pass_of_their_own(method: str, pic
     batch = model.transform(pictures)
     features = FeatureMaps(model.trunk(batch.tensors), batch)
     proposals = model.rpn.propose(batch, features.maps)[0]
-    found = model.candidates(features, model.score_rois(features, proposals), model.config.detections)
+    scored = model.score_rois(features, proposals)
+    found = model.candidates(features, scored, model.config.detections)
     sizes = []
     for i, boxes in enumerate(asked):
         for box, query, person in zip(boxes, alone[i].given, results[i].given, strict=True):
@@ -103,8 +104,8 @@ def test_people_beside_queries_are_those_of_a_pass_of_their_own(method: str, pic
             torch.testing.assert_close(people.boxes, batch.to_original(every[kept[1:]], i))
             torch.testing.assert_close(people.scores, found[i].scores[kept[1:] - 1])
             torch.testing.assert_close(person.embedding, query.embedding, atol=1e-5, rtol=1e-4)
-            # Each is the embedding at the proposal that its box came from.
-            where = [proposals[n][rows] if n == i else proposals[n][:0] for n in range(len(pictures))]
+            # Each is the embedding at the box that its own was moved from.
+            where = [scored.boxes[n][rows] if n == i else scored.boxes[n][:0] for n in range(len(pictures))]
             expected = model.embed_pooled(model.pool(model.align(features, where)))
             torch.testing.assert_close(people.embeddings, expected, atol=1e-5, rtol=1e-4)
             sizes.append(len(people))

@@ -21,7 +21,7 @@ from person_search.models.rpn import RPN
 from person_search.models.settings import RpnSettings
 from person_search.models.two_stage import FeatureMaps, TwoStageModel
 
-METHODS = ["baseline", "oim", "nae"]
+METHODS = ["baseline", "oim", "nae", "seqnet"]
 
 
 def small(method: str = "baseline", **settings: object) -> TwoStageModel:
@@ -72,6 +72,15 @@ def test_levels_are_pooled_by_their_greatest_value() -> None:
         top = model.top(aligned)
     torch.testing.assert_close(pooled["C4"], aligned.flatten(2).max(2).values)
     torch.testing.assert_close(pooled["C5"], top.flatten(2).max(2).values)
+
+
+@pytest.mark.parametrize(("min_side", "left"), [(0.0, [0, 20, 40]), (1e-3, [0, 40]), (3.0, [40])])
+def test_proposals_with_a_side_too_short_are_dropped_after_clipping(min_side: float, left: list[int]) -> None:
+    rpn = RPN(8, RpnSettings(min_side=min_side)).eval()
+    boxes = torch.tensor([[0.0, 0, 2, 9], [20, -5, 29, 5e-4], [40, 0, 49, 9]])[None]
+    ((found,), (logits,)) = rpn.filter_proposals(boxes, torch.tensor([[3.0, 2, 1]]), [(64, 96)], [3])
+    assert found[:, 0].tolist() == left
+    assert len(logits) == len(left)
 
 
 def test_box_deltas_of_rois_are_ten_and_five_times_and_of_anchors_plain() -> None:
@@ -147,14 +156,15 @@ def test_caffe_pooling_starts_in_the_corner_and_torchvisions_one_before_it() -> 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_a_baseline_with_weights_is_frozen_unless_told_otherwise(method: str) -> None:
+def test_only_methods_that_freeze_do_and_with_weights_unless_told_otherwise(method: str) -> None:
     def frozen(**settings: object) -> bool:
         torch.manual_seed(0)
         config = method_settings(method, backbone="resnet18", width=0.125, **settings)
         # The weights themselves come from elsewhere, as for a checkpoint.
-        return build_model(config, 5, load_weights=False).trunk.norms_frozen
+        trunk = build_model(config, 5, load_weights=False).trunk
+        return not all(parameter.requires_grad for parameter in trunk.parameters())
 
-    assert frozen(weights="imagenet") == (method == "baseline")
+    assert frozen(weights="imagenet") == (method in ("baseline", "seqnet"))
     assert not frozen(weights="none")
     assert frozen(weights="none", freeze=True)
     assert not frozen(weights="imagenet", freeze=False)

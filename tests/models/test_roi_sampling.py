@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou
 
 from person_search.models.detections import Target
+from person_search.models.random_draws import Draw
 from person_search.models.roi_sampling import BACKGROUND, DetectionSampler, on_ignored, pk_sample
 from person_search.models.settings import RoiSettings
 
@@ -104,6 +107,36 @@ def test_detection_sampling_keeps_the_share_of_positives():
     (rois,) = sampler([proposals], [people])
     assert len(rois.labels) == 20
     assert int(rois.is_person.sum()) == 5
+
+
+def test_sampled_rois_know_whose_they_are_and_how_well_they_lie_on_them():
+    people = target([[0, 0, 10, 20], [100, 0, 110, 20]], [3, -1])
+    proposals = shifted([0, 0, 10, 20], 2, 98)
+    (rois,) = DetectionSampler(RoiSettings(batch_per_image=1000), BoxCoder((1, 1, 1, 1)))([proposals], [people])
+    assert rois.owners.tolist() == [0, 1, 0, 1]
+    torch.testing.assert_close(rois.overlaps, torch.tensor([8 / 12, 8 / 12, 1, 1]))
+    (rois,) = DetectionSampler(RoiSettings(), BoxCoder((1, 1, 1, 1)))([proposals], [target([], [])])
+    assert (rois.owners.tolist(), rois.overlaps.tolist()) == ([-1, -1], [0, 0])
+
+
+def test_rois_between_background_and_person_train_nothing():
+    people = target([[0, 0, 10, 20]], [3])
+    proposals = shifted([0, 0, 10, 20], 2, 5, 9, 50)
+    (rois,) = DetectionSampler(RoiSettings(bg_iou=0.1), BoxCoder((1, 1, 1, 1)))([proposals], [people])
+    assert dict(zip(rois.boxes[:, 0].tolist(), rois.labels.tolist(), strict=True)) == {
+        2: 3, 9: BACKGROUND, 50: BACKGROUND, 0: 3,
+    }  # fmt: skip
+
+
+def test_a_later_choice_draws_random_numbers_of_its_own():
+    people = replace(target([[0, 0, 10, 20]], [0]), seed=4)
+    proposals = shifted([200, 0, 210, 20], *range(50))
+    settings = RoiSettings(batch_per_image=20)
+    first, again, later = (
+        DetectionSampler(settings, BoxCoder((1, 1, 1, 1)), draw)([proposals], [people])[0].boxes[:, 0].tolist()
+        for draw in (Draw.ROIS, Draw.ROIS, Draw.LATER_ROIS)
+    )
+    assert first == again != later
 
 
 def test_rois_on_ignored_regions_are_no_negatives():

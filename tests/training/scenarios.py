@@ -38,6 +38,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "softmax": {"reid_loss": "softmax", "uni_optim": True, "levels": ("C4", "C5"), "accumulate": 2, "pk_per_person": 1},
     "oim": {"method": "oim"},
     "nae": {"method": "nae", "accumulate": 2},
+    "seqnet": {"method": "seqnet"},
 }
 """Settings of the trainings that must not depend on the number of processes."""
 
@@ -83,7 +84,7 @@ def resume_alone_begun(root: Path, data: Path) -> None:
 
 def uneven_step(root: Path, data: Path) -> None:
     """Steps in which the second half of the images holds nobody at all, of which one is not finite."""
-    for name in ("baseline", "oim", "nae"):
+    for name in ("baseline", "oim", "nae", "seqnet"):
         with frozen_normalisation():
             model, step = make_step(config_of(root, "step", method=name))
             images, targets = some_images()

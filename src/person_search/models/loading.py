@@ -12,7 +12,7 @@ from torch import Tensor
 
 from person_search.config import MethodSettings, method_settings, override
 from person_search.errors import CheckpointError
-from person_search.models import released
+from person_search.models import released, released_seqnet
 from person_search.models.building import build_model
 from person_search.models.inert_pickle import load_inert
 from person_search.models.model_id import model_id
@@ -27,6 +27,9 @@ from person_search.training.checkpoints import (
     load_model_state,
     read_tensors,
 )
+
+RELEASED = (released, released_seqnet)
+"""The layouts of other projects' checkpoints, a module each."""
 
 
 def load_model(path: str | Path, *, device: str | torch.device = "cpu", **overrides: Any) -> PersonSearchModel:
@@ -97,24 +100,24 @@ def open_checkpoint(path: Path) -> Checkpoint:
         contents = load_inert(path)
     if isinstance(contents, dict) and contents.get("format") == FORMAT:
         return as_checkpoint(contents, path)
-    state = _released_state(contents)
-    if state is None:
-        raise CheckpointError(f"'{path}' holds neither a {FORMAT} nor a released checkpoint of the reference")
+    state = _state_of(contents)
+    layout = next((layout for layout in RELEASED if layout.is_released(state)), None)
+    if layout is None:
+        raise CheckpointError(f"'{path}' holds neither a {FORMAT} nor a released checkpoint of a known layout")
     try:
-        settings = released.recognise(state)
+        settings = layout.recognise(state)
         identities = settings.pop("num_identities")
-        converted = released.convert(state)
+        converted = layout.convert(state)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint '{path}': {error}") from None
-    return Checkpoint(method_settings(flavour="caffe", weights="none", **settings), identities, converted)
+    return Checkpoint(method_settings(weights="none", **settings), identities, converted)
 
 
-def _released_state(contents: Any) -> dict[str, Tensor] | None:
-    """The tensors of a released checkpoint: under ``state_dict``, ``detector``, or by themselves."""
-    for key in ("state_dict", "detector"):
+def _state_of(contents: Any) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, under ``model``, ``state_dict``, ``detector`` or by themselves; {} without."""
+    for key in ("model", "state_dict", "detector"):
         if isinstance(contents, dict) and isinstance(contents.get(key), dict):
             contents = contents[key]
-    if isinstance(contents, dict) and contents and all(isinstance(value, Tensor) for value in contents.values()):
-        state = {name.removeprefix("module."): value for name, value in contents.items()}
-        return state if released.is_released(state) else None
-    return None
+    if isinstance(contents, dict) and all(isinstance(value, Tensor) for value in contents.values()):
+        return {name.removeprefix("module."): value for name, value in contents.items()}
+    return {}

@@ -7,8 +7,19 @@ from __future__ import annotations
 
 from pydantic import Field, SerializeAsAny
 
-from person_search.config import AtLeastOne, Positive
-from person_search.models.settings import BackboneSettings, ResNetSettings, RpnSettings, TwoStageSettings
+from person_search.config import AtLeastOne, Positive, Share
+from person_search.models.settings import (
+    BackboneSettings,
+    DetectionSettings,
+    ImageSettings,
+    Level,
+    LossSettings,
+    ResNetSettings,
+    RoiSettings,
+    RpnSettings,
+    SequentialOimLossSettings,
+    TwoStageSettings,
+)
 from person_search.sections import Section
 
 
@@ -43,3 +54,31 @@ class NaeSettings(TwoStageSettings):
     method: str = "nae"
     rpn: RpnSettings = RpnSettings(anchor_sizes=(32.0, 64.0, 128.0, 256.0, 512.0))
     box_loss_weight: Positive = 10.0
+
+
+class FirstDetectionSettings(DetectionSettings):
+    """Which boxes of a first head a second one looks at."""
+
+    prefix = "first_"
+
+    score_threshold: Share = Field(0.5, description="first head: boxes below this score are dropped")
+    nms_threshold: Share = Field(0.4, description="first head: NMS IoU of its boxes")
+    max_detections: AtLeastOne = Field(300, description="first head: boxes kept per image")
+
+
+class SeqNetSettings(TwoStageSettings):
+    """SeqNet (Li and Miao, AAAI 2021)."""
+
+    method: str = "seqnet"
+    backbone: SerializeAsAny[BackboneSettings] = ResNetSettings(freeze=None)
+    levels: tuple[Level, ...] = ("C4", "C5")
+    images: ImageSettings = ImageSettings(shorter_side=(900,), longer_side=1500)
+    rpn: RpnSettings = RpnSettings(
+        anchor_sizes=(32.0, 64.0, 128.0, 256.0, 512.0), anchor_ratios=(0.5, 1.0, 2.0), min_side=1e-3
+    )
+    rois: RoiSettings = RoiSettings(size=(14, 14), sampling_ratio=2, batch_per_image=128)
+    box_loss_weight: Positive = Field(10.0, description="weight of the first head's box loss")
+    refined_box_loss_weight: Positive = Field(1.0, description="weight of the second head's box loss")
+    loss: SerializeAsAny[LossSettings] = SequentialOimLossSettings(weight=1.0)
+    first: FirstDetectionSettings = FirstDetectionSettings()
+    detections: DetectionSettings = DetectionSettings(score_threshold=0.5, nms_threshold=0.5, max_detections=300)

@@ -76,6 +76,7 @@ def recognise(state: dict[str, Tensor]) -> dict[str, Any]:
     queue = next((len(value) for name, value in state.items() if name.endswith("unlabeled_queue")), None)
     return {
         "method": method,
+        "flavour": "caffe",
         "levels": levels,
         "reid_loss": "softmax" if queue is None else "oim",
         **({} if queue is None else {"oim_queue": queue}),

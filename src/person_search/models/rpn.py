@@ -9,7 +9,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
-from torchvision.ops import clip_boxes_to_image, nms
+from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
 from person_search.models.detections import Target
 from person_search.models.distributed import mean_count
@@ -40,8 +40,8 @@ class RPNHead(nn.Module):
 class RPN(RegionProposalNetwork):
     """torchvision's RPN with the person-search literature's losses and filtering.
 
-    Ranking and NMS use the raw logits (a sigmoid first would tie saturated scores), no box is too small, the box
-    loss is L1, and regions to ignore yield neither positive nor negative anchors.
+    Ranking and NMS use the raw logits (a sigmoid first would tie saturated scores), no box is too small but for
+    ``min_side``, the box loss is L1, and regions to ignore yield neither positive nor negative anchors.
     """
 
     def __init__(self, channels: int, config: RpnSettings):
@@ -58,6 +58,7 @@ class RPN(RegionProposalNetwork):
             config.nms,
         )
         self.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0), BOX_CLAMP)
+        self.min_side = config.min_side
 
     def propose(
         self, batch: ImageBatch, features: Tensor, targets: list[Target] | None = None
@@ -99,6 +100,9 @@ class RPN(RegionProposalNetwork):
         boxes, scores = [], []
         for image_boxes, image_logits, rows, shape in zip(proposals, best, index, image_shapes, strict=True):
             clipped = clip_boxes_to_image(image_boxes[rows], shape)
+            if self.min_side > 0:
+                large = remove_small_boxes(clipped, self.min_side)
+                clipped, image_logits = clipped[large], image_logits[large]
             keep = nms(clipped, image_logits, self.nms_thresh)[: self.post_nms_top_n()]
             boxes.append(clipped[keep])
             scores.append(image_logits[keep])

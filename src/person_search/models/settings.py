@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -24,7 +24,9 @@ class BackboneSettings(Section):
     name: str = Field(description="resnet18, 34, 50, 101, convnext_tiny, _small, _base, timm:NAME, or a plug-in's")
     weights: str = Field("imagenet", description="start of the backbone: imagenet, none, or the path of a weights file")
     freeze: bool | None = Field(
-        False, description="keep the first layer and the trunk's BN as loaded; None: unless the weights are none"
+        False,
+        description="keep the first layer, and the trunk's BN where the method says so, as loaded; None: unless the "
+        "weights are none",
     )
 
     @property
@@ -105,6 +107,9 @@ class RpnSettings(Section):
     batch_per_image: AtLeastOne = Field(256, description="RPN: anchors sampled per image")
     positive_share: Share = Field(0.5, description="RPN: share of sampled anchors that may be positive")
     nms: Share = Field(0.7, description="RPN: NMS IoU")
+    min_side: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="RPN: proposals with a shorter side than this, pixels of the resized image, are dropped"
+    )
     pre_nms_train: AtLeastOne = Field(12000, description="RPN: proposals before NMS in training")
     pre_nms_test: AtLeastOne = Field(6000, description="RPN: proposals before NMS in test")
     post_nms_train: AtLeastOne = Field(2000, description="RPN: proposals kept in training")
@@ -158,7 +163,7 @@ class LossSettings(Section):
     chooser = "name"
     flat_names: ClassVar[dict[str, str]] = {"name": "reid_loss", "weight": "reid_loss_weight"}
 
-    name: str = Field(description="re-ID loss: oim, softmax, or a plug-in's")
+    name: str = Field(description="re-ID loss: oim, oim-sequential, softmax, or a plug-in's")
     weight: Positive = Field(0.5, description="weight of the re-ID loss")
 
 
@@ -171,6 +176,12 @@ class OimLossSettings(LossSettings):
     scale: Positive = Field(30.0, description="OIM: logits are this times the cosine")
     momentum: Share = Field(0.5, description="OIM: share of the old row kept when the table is updated")
     queue: AtLeastOne | None = Field(None, description="OIM: queue length; None: 5000 above 1000 identities, else 500")
+
+
+class SequentialOimLossSettings(OimLossSettings):
+    """Online instance matching as its authors' code computes it."""
+
+    name: str = "oim-sequential"
 
 
 class TwoStageSettings(MethodSettings):

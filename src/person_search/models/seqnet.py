@@ -1,0 +1,112 @@
+"""SeqNet: detection first, then re-identification of what was detected (Li and Miao, AAAI 2021)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from person_search.models.backbones.backbone import Top
+from person_search.models.box_heads import (
+    KeptBoxes,
+    binary_classification_loss,
+    box_loss,
+    keep_best,
+    moved,
+    normalised_box_layer,
+    softmax_classification_loss,
+)
+from person_search.models.detections import Target
+from person_search.models.embedding import Projection, norm_aware
+from person_search.models.method_settings import SeqNetSettings
+from person_search.models.random_draws import Draw
+from person_search.models.reid_loss import identify
+from person_search.models.roi_sampling import DetectionSampler, SampledRois
+from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
+from person_search.registry import losses as reid_losses
+
+
+class SeqNet(TwoStageModel):
+    """Two heads, one after the other, each with its own top on the shared trunk::
+
+        proposals -> detection_top -> person? where?   -> NMS -> boxes
+        boxes     -> top           -> where exactly? who? (norm-aware embedding) -> NMS -> people
+
+    In test a person's score is that of the first head, and the embedding is taken at the box that the first head found.
+    In training the second head sees the RoIs that trained the first, moved to where that puts them, and the true boxes.
+    """
+
+    Settings = SeqNetSettings
+    config: SeqNetSettings
+    cut = "layer3"
+    freezes_norms = False
+    tops = ("detection_top", "top")
+    detection_top: Top
+    min_side = 0.01
+
+    def __init__(self, config: SeqNetSettings, num_identities: int, *, load_weights: bool = True):
+        super().__init__(config, num_identities, load_weights=load_weights)
+        channels = self.level_channels["C5"]
+        self.cls_score = nn.Linear(channels, 2)
+        self.bbox_pred = nn.Linear(channels, 8)
+        self.refined_bbox_pred = normalised_box_layer(channels)
+        self.projection = Projection(self.level_channels, bias=True, bn_std=0.01)
+        self.rescaler = nn.BatchNorm1d(1)
+        self.reid_loss = reid_losses.get(config.loss.name)(256, num_identities, config.loss)
+        self.sample_detections = DetectionSampler(config.rois, self.box_coder, Draw.LATER_ROIS)
+
+    def roi_losses(
+        self, features: FeatureMaps, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
+    ) -> dict[str, Tensor]:
+        """Classification and box loss of the first head; classification by length, box and re-ID loss of the second."""
+        logits, deltas = self._detect(features, [rois.boxes for rois in sampled])
+        found = self.sample_detections(self._moved(features, sampled, deltas.detach()), targets)
+        pooled = self.pool(self.align(features, [rois.boxes for rois in found]))
+        direction, person = self._embed(pooled)
+        refined = self.refined_bbox_pred(pooled["C5"]).float()
+        reid, accuracy = identify(self.reid_loss, direction, found)
+        self.metrics["identity_accuracy"] = accuracy
+        return {
+            "detection_classification": softmax_classification_loss(logits, sampled),
+            "detection_box": box_loss(deltas, sampled, self.config.box_loss_weight),
+            "classification": binary_classification_loss(person, found),
+            "box": box_loss(refined, found, self.config.refined_box_loss_weight),
+            "reid": self.config.loss.weight * reid,
+        }
+
+    def score_rois(self, features: FeatureMaps, proposals: list[Tensor]) -> ScoredRois:
+        """The people that the first head finds, with its scores, and how the second moves their boxes."""
+        found = self._people(features, proposals)
+        boxes = [people.boxes for people in found]
+        pooled = self.pool(self.align(features, boxes))
+        scores = torch.cat([people.scores for people in found])
+        return ScoredRois(boxes, scores, self.refined_bbox_pred(pooled["C5"]).float(), pooled)
+
+    def embed_pooled(self, pooled: dict[str, Tensor]) -> Tensor:
+        """The direction of the norm-aware embedding."""
+        return self._embed(pooled)[0]
+
+    def reid_parameters(self) -> list[nn.Parameter]:
+        """None of its own but a softmax loss's classifier."""
+        return list(self.reid_loss.parameters())
+
+    def _detect(self, features: FeatureMaps, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The first head: (R, 2) logits and (R, 8) deltas."""
+        hidden = self.detection_top(self.align(features, boxes)).amax((2, 3))
+        return self.cls_score(hidden).float(), self.bbox_pred(hidden).float()
+
+    def _people(self, features: FeatureMaps, proposals: list[Tensor]) -> list[KeptBoxes]:
+        """Per image what the first head finds."""
+        logits, deltas = self._detect(features, proposals)
+        scored = ScoredRois(proposals, logits.softmax(1)[:, 1], deltas)
+        first = self.config.first
+        return [keep_best(found, first) for found in self.candidates(features, scored, first)]
+
+    def _moved(self, features: FeatureMaps, sampled: list[SampledRois], deltas: Tensor) -> list[Tensor]:
+        """The sampled RoIs of every image where the first head puts them."""
+        own = deltas.split([len(rois.boxes) for rois in sampled])
+        images = zip(sampled, own, features.batch.sizes, strict=True)
+        return [moved(rois.boxes, each, size, self.box_coder).nan_to_num() for rois, each, size in images]
+
+    def _embed(self, pooled: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(n, 256) directions and (n,) person logits."""
+        return norm_aware(self.projection(pooled), self.rescaler)

@@ -1,0 +1,176 @@
+"""Agreement of SeqNet with what its authors' code computed, on weights drawn from a formula."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from golden_files import SAMPLES, WHOLE, Golden, formula, layout, pictures, sample
+
+from person_search.evaluation.cbgm import context_rescore
+from person_search.evaluation.predictions import Predictions
+from person_search.evaluation.similarity import similarity_blocks
+from person_search.models.detections import Target
+from person_search.models.loading import load_model
+from person_search.models.released_seqnet import rename
+
+LOSSES = {
+    "rpn_objectness": "loss_rpn_cls",
+    "rpn_box": "loss_rpn_reg",
+    "detection_classification": "loss_proposal_cls",
+    "detection_box": "loss_proposal_reg",
+    "classification": "loss_box_cls",
+    "box": "loss_box_reg",
+    "reid": "loss_box_reid",
+}
+QUEUE_ROWS = 40
+"""Rows at the end of the queue that were filled."""
+
+
+def released_state(golden):
+    state = {}
+    for key, shape in layout("seqnet").items():
+        if key.endswith("reid_loss.lut"):
+            value = formula().table(*shape)
+        elif key.endswith("reid_loss.cq"):
+            value = np.zeros(shape, np.float32)
+            value[-QUEUE_ROWS:] = formula().table(QUEUE_ROWS, shape[1], 6)
+        else:
+            value = golden.arrays.get(f"weights/{key}", formula().tensor(key, shape))
+        state[key] = torch.from_numpy(np.asarray(value))
+    return state
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return Golden("seqnet")
+
+
+@pytest.fixture(scope="module")
+def model(golden, tmp_path_factory):
+    path = tmp_path_factory.mktemp("released") / "epoch_19.pth"
+    scheduler = {"milestones": Counter([16])}
+    torch.save({"model": released_state(golden), "optimizer": {}, "lr_scheduler": scheduler, "epoch": 19}, path)
+    return load_model(
+        path,
+        shorter_side=192,
+        longer_side=320,
+        score_threshold=0.0,
+        first_score_threshold=0.0,
+        rpn_post_nms_train=60,
+        rpn_batch_per_image=10**6,
+        roi_batch_per_image=10**6,
+        freeze=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def found(golden, model):
+    """Both pictures in one batch: each is to give what it gave by itself."""
+    boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
+    return model.eval().detect_and_embed(pictures(), boxes, context=True)
+
+
+@pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole outputs are not beside this checkout")
+def test_what_is_kept_is_a_sample_of_the_whole():
+    whole, kept = np.load(WHOLE / "seqnet.npz"), np.load(SAMPLES / "seqnet.npz")
+    assert {*whole} - {*kept} == {"rgb", "lut", "cq_tail"}
+    assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
+    assert np.array_equal(whole["lut"], formula().table(20, 256))
+    assert np.array_equal(whole["cq_tail"], formula().table(QUEUE_ROWS, 256, 6))
+    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(pictures(), whole["rgb"], strict=True))
+
+
+def test_a_released_checkpoint_is_recognised_by_its_contents(model):
+    config = model.config
+    assert (config.method, config.backbone.flavour, config.levels) == ("seqnet", "torchvision", ("C4", "C5"))
+    assert (config.loss.name, config.loss.queue, config.loss.weight) == ("oim-sequential", 500, 1.0)
+    assert model.num_identities == 20
+    assert model.reid_loss.queue_head == 0
+
+
+def test_detections_and_query_embeddings_agree(golden, found):
+    for i, result in enumerate(found):
+        people, queries = result.detections, torch.stack([person.embedding for person in result.given])
+        assert golden.relative(f"det{i}_boxes", people.boxes) < 1e-4
+        assert golden.difference(f"det{i}_scores", people.scores) < 1e-5
+        assert golden.relative(f"det{i}_embeddings", people.embeddings * people.scores[:, None]) < 1e-4
+        assert golden.relative(f"query{i}_embeddings", queries) < 1e-4
+
+
+def test_the_people_beside_a_query_agree(golden, found):
+    for i, result in enumerate(found):
+        person = result.given[0]
+        assert golden.relative(f"context{i}_boxes", torch.cat([person.box[None], person.beside.boxes])) < 1e-4
+        scores = torch.cat([torch.ones(1), person.beside.scores])
+        assert golden.difference(f"context{i}_scores", scores) < 1e-5
+        embeddings = torch.cat([person.embedding[None], person.beside.embeddings])
+        assert golden.relative(f"context{i}_embeddings", embeddings) < 1e-4
+
+
+@pytest.mark.parametrize("k2", [3, 4])
+def test_matching_with_the_people_beside_a_query_agrees(golden, found, k2):
+    gallery, query = found[1].detections, found[0].given[0]
+    predictions = Predictions(
+        scene_names=np.array(["1"]),
+        offsets=np.array([0, len(gallery)]),
+        boxes=gallery.boxes.numpy(),
+        scores=gallery.scores.numpy(),
+        embeddings=gallery.embeddings.numpy(),
+        query_embeddings=query.embedding[None].numpy(),
+        query_offsets=np.array([0, 1 + len(query.beside)]),
+        query_boxes=torch.cat([query.box[None], query.beside.boxes]).numpy(),
+        query_scores=torch.cat([torch.ones(1), query.beside.scores]).numpy(),
+        query_context=torch.cat([query.embedding[None], query.beside.embeddings]).numpy(),
+    ).weighted_by_score()
+    (block,) = similarity_blocks(predictions, np.ones((1, 1), np.bool_))
+    assert golden.difference("cbgm_before", block.values[0]) < 1e-5
+    context_rescore(predictions, k1=10, k2=k2)(block)
+    assert golden.difference(f"cbgm_after_k2_{k2}", block.values[0]) < 1e-5
+    # The third neighbour is the first to make a difference.
+    assert np.array_equal(golden["cbgm_before"], golden[f"cbgm_after_k2_{k2}"]) == (k2 == 3)
+
+
+@pytest.fixture(scope="module")
+def step(golden, model):
+    """Losses, gradient norms and state after one training step on both pictures."""
+    model = copy.deepcopy(model).train()
+    targets = [
+        Target(torch.from_numpy(boxes), torch.from_numpy(ids), torch.zeros(0, 4))
+        for boxes, ids in zip(golden["gt_boxes"], golden["pids"], strict=True)
+    ]
+    losses = model(pictures(), targets)
+    sum(losses.values()).backward()
+    norms = {key: p.grad.norm().item() for key, p in model.named_parameters() if p.grad is not None}
+    return {key: loss.item() for key, loss in losses.items()}, norms, model.state_dict()
+
+
+def test_losses_of_a_training_step_agree(golden, step):
+    losses, _, _ = step
+    assert losses.keys() == LOSSES.keys()
+    for ours, theirs in LOSSES.items():
+        assert losses[ours] == pytest.approx(float(golden[f"loss/{theirs}"]), rel=1e-4), ours
+
+
+def test_gradients_of_a_training_step_agree(golden, step):
+    """Conv1 and bn1 have none: that is what SeqNet freezes."""
+    _, norms, _ = step
+    expected = {rename(key): float(value) for key, value in golden.below("gradnorm/").items()}
+    floor = 1e-3 * max(expected.values())
+    assert set(norms) == set(expected)
+    for key, value in expected.items():
+        assert norms[key] == pytest.approx(value, rel=1e-2, abs=1e-2 * floor), key
+
+
+def test_tables_and_running_statistics_after_a_training_step_agree(golden, step):
+    """Batch normalisation over a few RoIs amplifies float32's rounding, as in ``test_golden``."""
+    _, _, state = step
+    for key in golden.below("after/"):
+        if "reid_loss" in key:
+            assert golden.difference(f"after/{key}", state[rename(key)]) < 1e-4, key
+        else:
+            assert golden.relative(f"after/{key}", state[rename(key)]) < 1e-4, key
+    assert int(state["reid_loss.queue_head"]) == int(golden["header_after"])
