@@ -15,6 +15,7 @@ from torchvision import models as zoo
 from person_search.config import method_settings
 from person_search.errors import UsageError
 from person_search.models.backbones.backbone import CAFFE, IMAGENET, Backbone, Cut, batch_norms
+from person_search.models.backbones.chain import ChainTop
 from person_search.models.backbones.convnext import ARCHITECTURES
 from person_search.models.backbones.convnext import build as build_convnext
 from person_search.models.backbones.resnet import ResNet
@@ -77,6 +78,20 @@ def test_no_rois_reach_every_weight_of_a_top_and_move_no_statistics(name: str) -
     assert features.grad is not None
     assert all(p.grad is not None and not p.grad.any() for p in top.parameters())
     assert all(torch.equal(value, before[key]) for key, value in top.named_buffers() if "running" in key)
+
+
+def test_the_row_that_stands_for_no_rois_moves_no_statistics() -> None:
+    """Where a network cannot run on nothing, and has batch normalisations."""
+    top = ChainTop({"stage": nn.Sequential(nn.Conv2d(2, 4, 3, 2, 1), nn.BatchNorm2d(4))}, channels=4).train()
+    top.takes_none = False
+    before = {key: value.clone() for key, value in top.named_buffers()}
+    found = top(torch.zeros(0, 2, 14, 7))
+    assert found.shape == (0, 4, 7, 4)
+    found.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in top.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in top.named_buffers())
+    top(torch.ones(1, 2, 14, 7))
+    assert top.stage[1].num_batches_tracked == 1
 
 
 @pytest.mark.parametrize("name", FAMILIES)
