@@ -33,6 +33,36 @@ def problem(seed: int = 5, cameras: int = 2) -> tuple[Predictions, Split, Protoc
     return predict(rng, split, 3, exact=True, copies=True), split, gallery(rng, split, 0.7)
 
 
+def weighted(predictions: Predictions) -> Predictions:
+    return replace(predictions, embeddings=predictions.embeddings * predictions.scores[:, None])
+
+
+@pytest.mark.parametrize("changes", [{}, {"cbgm": True}])
+def test_confidence_weighting_is_of_the_gallery_alone_and_not_of_what_is_stored(changes: dict[str, bool]) -> None:
+    predictions, split, protocol = problem()
+    config = CONFIG.model_copy(update={"search_threshold": 0.1, **changes})
+    stored = predictions.embeddings.copy()
+    found = score(predictions, split, [protocol], config.model_copy(update={"cws": True}))
+    assert (predictions.embeddings == stored).all()
+    expected = score(weighted(predictions), split, [protocol], config)
+    assert replace(found, notes=[]) == replace(expected, notes=[])
+    assert found.queries != score(predictions, split, [protocol], config).queries
+
+
+def test_embeddings_that_have_the_scores_in_them_are_not_weighted_again() -> None:
+    predictions, split, protocol = problem()
+    config = CONFIG.model_copy(update={"cws": True})
+    lengths = np.linalg.norm(predictions.embeddings, axis=1, keepdims=True)
+    unit = replace(predictions, embeddings=(predictions.embeddings / np.where(lengths, lengths, 1)).astype(np.float32))
+    unit = unit.keep(lengths[:, 0] > 0)
+    score(unit, split, [protocol], config)
+    with pytest.raises(DataError, match=r"weighted by the scores already.*leave --cws out"):
+        score(weighted(unit), split, [protocol], config)
+    # On true boxes, all scores being 1, both are the same, and nothing is wrong.
+    true = replace(unit, scores=np.ones_like(unit.scores))
+    assert score(true, split, [protocol], config).search == score(true, split, [protocol], CONFIG).search
+
+
 def mean(values: list[float]) -> float | None:
     return float(np.mean(values)) if values else None
 

@@ -77,6 +77,14 @@ def test_the_most_similar_people_of_all_readable_pictures_come_first(checkpoint:
     assert sorted(Path(str(error).split("'")[1]).name for error in ranking.unreadable) == ["e.png", "f.jpg"]
 
 
+def test_confidence_weighting_multiplies_similarities_by_the_score(checkpoint: Path, gallery: Path) -> None:
+    plain, weighted = (search(checkpoint, gallery, top=1000, cws=cws).hits for cws in (False, True))
+    expected = {(hit.path, *hit.box.tolist()): hit.similarity * hit.score for hit in plain}
+    assert {(hit.path, *hit.box.tolist()): hit.similarity for hit in weighted} == pytest.approx(expected, abs=1e-6)
+    assert [hit.similarity for hit in weighted] == pytest.approx(sorted(expected.values(), reverse=True), abs=1e-6)
+    assert [hit.box.tolist() for hit in weighted] != [hit.box.tolist() for hit in plain]
+
+
 def test_detections_below_the_threshold_take_no_part(checkpoint: Path, gallery: Path) -> None:
     everyone = search(checkpoint, gallery, top=1000)
     threshold = float(np.median([hit.score for hit in everyone.hits]))
