@@ -100,16 +100,6 @@ def test_detection_sampling_labels_ground_truth_and_background():
     torch.testing.assert_close(moved, torch.tensor([-2.0, 0.0, 0.0, 0.0]))
 
 
-def test_rois_between_background_and_person_train_nothing():
-    people = target([[0, 0, 10, 20]], [3])
-    proposals = shifted([0, 0, 10, 20], 2, 4, 8, 50)
-    for given, background in (({}, {4, 8, 50}), ({"bg_iou": 0.5}, {4, 8, 50}), ({"bg_iou": 0.3}, {8, 50})):
-        sampler = DetectionSampler(RoiSettings(batch_per_image=1000, **given), BoxCoder((1, 1, 1, 1)))
-        (rois,) = sampler([proposals], [people])
-        assert set(rois.boxes[~rois.is_person, 0].tolist()) == background
-        assert set(rois.boxes[rois.is_person, 0].tolist()) == {0, 2}
-
-
 def test_detection_sampling_keeps_the_share_of_positives():
     people = target([[0, 0, 10, 20]], [0])
     proposals = torch.cat([shifted([0, 0, 10, 20], *([1] * 50)), shifted([200, 0, 210, 20], *range(50))])
