@@ -54,8 +54,9 @@ def create(name: str, *, pretrained: bool = False) -> Any:
     """timm's network, for pictures of any size where it has a choice. Raises UsageError for an unknown name."""
     own = name.removeprefix(PREFIX)
     if not timm.is_model(own):
-        known = [PREFIX + model for model in timm.list_models()]
-        raise UsageError(f"unknown backbone '{name}': timm has no such network.{nearest(name, known)}")
+        # The prefix, which all have, must not count as likeness.
+        hint = nearest(own, timm.list_models()).replace("'", f"'{PREFIX}", 1)
+        raise UsageError(f"unknown backbone '{name}': timm has no such network.{hint}")
     try:
         return timm.create_model(own, pretrained=pretrained, strict_img_size=False)
     except TypeError:
