@@ -17,6 +17,14 @@ from pydantic import BaseModel
 from person_search.errors import UsageError, nearest
 
 
+class UnknownOption(UsageError):
+    """The command ``prog`` has no ``option`` (without dashes); another may have it."""
+
+    def __init__(self, message: str, prog: str, option: str):
+        super().__init__(message)
+        self.prog, self.option = prog, option
+
+
 @functools.cache
 def flags_of(model: Any, only: tuple[str, ...] | None = None) -> Any:
     """A dataclass with a flag for every setting of the pydantic ``model`` (or those in ``only``), described as there.
@@ -92,7 +100,8 @@ def _arranged(kind: Any, arguments: Sequence[str], prog: str, files: int) -> tup
         key = name[3:] if negated else name
         if key not in kinds:
             hint = nearest(f"--{name or written}", [f"--{one}" for one in kinds]) or " See --help."
-            raise UsageError(f"{prog}: unknown option '{argument}'.{hint}")
+            owned = name.removeprefix("no-") if written.startswith("--no-") else name
+            raise UnknownOption(f"{prog}: unknown option '{argument}'.{hint}", prog, owned)
         if key in given:
             raise UsageError(f"{prog}: --{key} is given twice; give it once")
         if _is_switch(kinds[key]):
@@ -178,6 +187,11 @@ def _parts(kind: Any) -> list[Any]:
     return (
         [one for part in get_args(kind) for one in _parts(part)] if get_origin(kind) in (Union, UnionType) else [kind]
     )
+
+
+def option_names(kind: Any) -> set[str]:
+    """The options of ``kind``, without dashes in front."""
+    return set(_kinds(kind))
 
 
 def _kinds(kind: Any) -> dict[str, Any]:
