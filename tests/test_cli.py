@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 import yaml
 
 from person_search import cli, commands
-from person_search.config import Config, load_config, to_yaml, with_settings
+from person_search.config import Config, load_config, plain, to_yaml, with_settings
 from person_search.errors import DataError, UsageError
 from person_search.training import trainer
 from person_search.training.trainer import TrainingOutcome
@@ -130,6 +130,11 @@ def test_the_printed_config_reads_back_equal(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config))
     assert load_config(path) == config
+
+
+def test_paths_of_another_system_are_written_for_all():
+    tree = {"data": {"data_root": PureWindowsPath("D:\\sets\\one"), "plugins": ("a", "b")}, "model": {"width": 0.5}}
+    assert plain(tree) == {"data": {"data_root": "D:/sets/one", "plugins": ["a", "b"]}, "model": {"width": 0.5}}
 
 
 @pytest.mark.parametrize(
