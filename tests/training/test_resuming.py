@@ -241,7 +241,6 @@ def as_version_0_1_0(path: Path) -> None:
     """Make the checkpoint what version 0.1.0 wrote."""
     checkpoint = read_checkpoint(path)
     training = dict(checkpoint.training or {})
-    del training["data"]
     training["position"] = {k: v for k, v in training["position"].items() if k not in ("images_per_step", "parts")}
     save_checkpoint(path, Checkpoint(checkpoint.model_config, checkpoint.num_identities, checkpoint.model, training))
 
@@ -265,7 +264,16 @@ def test_a_run_of_version_0_1_0_goes_on_and_it_is_said(
     run(make_config(**settings), dataset, resume=True)
     assert "last.pt' does not say what it was trained on (version 0.1.0" in caplog.text
     assert sorted(chain(*shown[:3])) == EVERYTHING
-    assert read_checkpoint(outcome.last).training["data"]["scenes"] == 4
+    assert (read_checkpoint(outcome.last).data or {})["scenes"] == 4
+
+
+def test_the_best_model_remembers_its_data_too(make_config: MakeConfig, dataset: Dataset) -> None:
+    outcome = run(make_config(max_epochs=1, validate_every=1), dataset)
+    assert outcome.best is not None
+    best = read_checkpoint(outcome.best)
+    assert best.training is None
+    assert best.data is not None
+    assert best.data == read_checkpoint(outcome.last).data
 
 
 # Which checkpoint.

@@ -416,7 +416,9 @@ class Run:
             if self.fabric.is_global_zero:
                 training = None if for_use else self._training_state(randomness)
                 check_finite(self.model.state_dict(), f"the weights are broken after step {self.position.step}")
-                contents = Checkpoint(self.model.config, self.model.num_identities, self.model.state_dict(), training)
+                contents = Checkpoint(
+                    self.model.config, self.model.num_identities, self.model.state_dict(), training, self.data
+                )
                 save_checkpoint(self.config.training.run_dir / name, contents)
 
     def _training_state(self, randomness: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
@@ -427,7 +429,6 @@ class Run:
             },
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
             "scaler": self.scaler.state_dict() if self.scaler else {},
-            "data": self.data,
             "position": asdict(self.position),
             "randomness": randomness,
         }
@@ -438,7 +439,7 @@ class Run:
         Raises CheckpointError when it is of another training, UsageError for fewer steps than it has taken.
         """
         state = checkpoint.training or {}
-        check_data(path, state.get("data"), self.data)
+        check_data(path, checkpoint.data, self.data)
         changed = [key for key, value in checkpoint.model_config if value != getattr(self.config.model, key)]
         if changed:
             raise CheckpointError(
