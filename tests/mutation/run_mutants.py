@@ -30,7 +30,7 @@ SECONDS = 600
 
 @dataclass(frozen=True)
 class Mutant:
-    """One deliberate fault: in ``file`` the text ``old``, which is there once, becomes ``new``; ``tests`` should fail."""
+    """A deliberate fault: in ``file`` the text ``old``, which is there once, becomes ``new``; ``tests`` should fail."""
 
     name: str
     file: str
@@ -92,7 +92,7 @@ def passes(tree: Path, tests: Sequence[str]) -> tuple[bool, str]:
         return False, f"hung for {SECONDS} s"
     if done.returncode not in (0, 1):
         raise RuntimeError(f"pytest could not run {' '.join(tests)}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED") or line.startswith("ERROR")]
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return done.returncode == 0, (failed or done.stdout.splitlines() or [""])[-1]
 
 

@@ -171,4 +171,6 @@ def test_two_gpus_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
     ours, theirs = (read_checkpoint(root / "synchronised" / "last.pt").model for root in (two, one))
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            ours[name], value, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
