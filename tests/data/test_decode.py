@@ -315,3 +315,12 @@ def test_no_file_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(UnreadableImageError) as caught:
         read_image(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
+
+
+def test_damage_is_told_without_lines_of_source(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(UnreadableImageError, match=r"its JPEG data is cut short or damaged \(Image is incomplete"):
+        read_image(path)

@@ -26,7 +26,7 @@ from person_search.data.coco_people import (
 )
 from person_search.data.notes import Notes
 from person_search.data.queries import first_box_queries
-from person_search.data.scene import UNLABELLED, Boxes, Query, Scene, SplitName, as_boxes
+from person_search.data.scene import UNLABELLED, Query, Scene, SplitName, as_boxes, overlaps
 from person_search.errors import DataError
 
 SPLIT_NAMES: dict[str, SplitName] = {
@@ -206,7 +206,7 @@ class Content:
             person = key.person(entry, where)
             label = UNLABELLED if person is None else labels.get(person, UNLABELLED)
             own = scenes[scene].boxes[scenes[scene].person_ids == label] if label >= 0 else as_boxes([])
-            if not (_iou(own, box) >= 0.5).any():
+            if not (overlaps(own, box) >= 0.5).any():
                 raise DataError(
                     f"{where}: the box matches no annotation of person {key.value(entry)} in '{scenes[scene].name}' "
                     "(expected an IoU of 0.5 or more)"
@@ -327,11 +327,3 @@ def _json_object(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise DataError(f"'{path}': expected an object with images and annotations, found {type(tree).__name__}")
     return tree
-
-
-def _iou(boxes: Boxes, box: Boxes) -> Boxes:
-    """(N,) IoU of (N, 4) ``boxes`` with the (4,) ``box``."""
-    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
-    shared = sides.clip(min=0).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return shared / (areas + (box[2:] - box[:2]).prod() - shared)
