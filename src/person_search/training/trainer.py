@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from person_search.config import Config, with_settings
+from person_search.config import Config, plain, with_settings
 from person_search.data.catalogue import notes_of, open_dataset
 from person_search.data.loading import Batch, TrainingOrder, raise_errors, training_batches
 from person_search.data.picture_sizes import check_sizes
@@ -73,6 +73,7 @@ from person_search.training.run_folder import (
     noted_aspect_ratios,
     open_run,
     scenes_to_train_on,
+    trained_with,
     write_config,
 )
 from person_search.training.schedules import build_schedules
@@ -123,6 +124,8 @@ def train(
     config = with_settings(config, **dict(zip(("devices", "nodes"), process_counts(config.training), strict=True)))
     start = open_run(run_dir, resume=resume)
     own = own_config(run_dir) if resume else None
+    if start and own:
+        own = trained_with(*start) or own
     changes = check_changes(run_dir, own, config) if start else changes_between(own or config, config)
     dataset = dataset or open_dataset(config.data.dataset, config.data.data_root, config.data)
     split, validation = training_and_validation(dataset, config)
@@ -431,6 +434,7 @@ class Run:
             "scaler": self.scaler.state_dict() if self.scaler else {},
             "position": asdict(self.position),
             "randomness": randomness,
+            "settings": plain(self.config.model_dump()),
         }
 
     def restore(self, path: Path, checkpoint: Checkpoint, *, began_with: Config) -> None:
