@@ -49,7 +49,10 @@ def test_every_setting_has_a_meaning_in_the_help():
         ([], "no command given"),
         (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
         (["train", "--lrr", "1"], "unknown option '--lrr'. Did you mean '--lr'?"),
-        (["train", "--lr", "fast"], "Error parsing --lr"),
+        (["train", "--lr", "fast"], "--lr: expected a number, found 'fast'"),
+        (["train", "--batch-size", "2.5"], "--batch-size: expected a whole number, found '2.5'"),
+        (["train", "--shorter-side", "small"], "--shorter-side: expected a whole number, found 'small'"),
+        (["train", "--clip-grad=much"], "--clip-grad: expected a number or None, found 'much'"),
         (["train", "--lr", "-1"], "training.lr: Input should be greater than 0, found -1.0"),
         (["train", "--backbone", "resnet5"], "invalid choice 'resnet5'"),
         (["train", "--levels", "C4"], "levels are C5, or C4 C5"),
@@ -173,7 +176,7 @@ def test_recipes_are_valid():
 
 
 @pytest.mark.parametrize(
-    ("result", "shown"), [(0.0, " (validation 0.0 %)"), (0.25, " (validation 25.0 %)"), (None, "")]
+    ("result", "shown"), [(0.0, " (validation mAP 0.0 %)"), (0.25, " (validation mAP 25.0 %)"), (None, "")]
 )
 def test_a_validation_result_of_nothing_is_a_result(monkeypatch, capsys, result, shown):
     left = TrainingOutcome(

@@ -51,7 +51,9 @@ def run_training(config: Config, *, resume: bool) -> None:
         return
     best = f", best checkpoint {outcome.best}" if outcome.best else ""
     result = (
-        f" (validation {percent(outcome.best_result)} %)" if outcome.best and outcome.best_result is not None else ""
+        f" (validation mAP {percent(outcome.best_result)} %)"
+        if outcome.best and outcome.best_result is not None
+        else ""
     )
     skipped = f"; {outcome.skipped} steps skipped as not finite" if outcome.skipped else ""
     console.print(

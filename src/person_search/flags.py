@@ -118,6 +118,8 @@ def _arranged(kind: Any, arguments: Sequence[str], prog: str, files: int) -> tup
             values = [left.pop(0)] if left and not is_option(left[0]) else []
         if not values and not equals:
             raise UsageError(f"{prog}: {written} needs a value")
+        # A list that the files are taken from is text, so that nothing in it changes here.
+        values[:] = [_number(kinds[key], one, f"{prog}: --{key}") for one in values]
         given[key] = values
     if len(words) < files and lists:
         # The last words of a list of text are the files, where files are missing.
@@ -178,6 +180,24 @@ def _taken(left: list[str], item: Any) -> list[str]:
             break
         values.append(left.pop(0))
     return values
+
+
+def _number(kind: Any, value: str, where: str) -> str:
+    """``value`` of an option for numbers, None as the parser spells it; of any other option as it is."""
+    kinds = {
+        one for part in _parts(kind) for one in (_parts(get_args(part)[0]) if get_origin(part) is tuple else [part])
+    }
+    if not kinds <= {int, float, type(None)}:
+        return value
+    optional = type(None) in kinds
+    if optional and value.lower() == "none":
+        return "None"
+    try:
+        float(value) if float in kinds else int(value)
+    except ValueError:
+        expected = "a number" if float in kinds else "a whole number"
+        raise UsageError(f"{where}: expected {expected}{' or None' if optional else ''}, found '{value}'") from None
+    return value
 
 
 def _parts(kind: Any) -> list[Any]:

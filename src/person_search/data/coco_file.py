@@ -169,7 +169,8 @@ class Content:
         if any(people) and not known:
             notes.add(
                 self.path,
-                f"none of its {sum(map(len, people))} people has a {self.person_key.key}: none can be found",
+                f"none of its {sum(map(len, people))} people has a {self.person_key.key}: nobody can be searched; if "
+                "their ids have another key, say --person-id-key KEY",
             )
         labels: dict[int | None, int] = {person: label for label, person in enumerate(known)}
         scenes = [

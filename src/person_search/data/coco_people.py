@@ -89,7 +89,7 @@ class PersonKey:
             return None
         number = whole_number(found)
         if number is None:
-            raise DataError(f"{where}: expected an integer {self.key}, found {found!r}")
+            raise DataError(f"{where}: expected a whole number as {self.key}, found {found!r}")
         second = _attributes(entry).get(self.key)
         if not _empty(second) and whole_number(second) != number:
             raise DataError(f"{where}: {self.key} is {found!r}, and {second!r} in its attributes; correct one")
