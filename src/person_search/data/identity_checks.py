@@ -20,7 +20,7 @@ def identity_name(split: Split, identity: int) -> str:
 
 
 def odd_identities(split: Split) -> tuple[str, ...]:
-    """What is odd, one line a kind: nobody at all, people annotated twice in a scene, ids that are probably nobody's."""
+    """What is odd, one line a kind: nobody at all, people annotated twice in a scene, ids probably nobody's."""
     scenes, identities, boxes = _boxes_of_people(split)
     twice = np.flatnonzero(boxes > 1)
     notes = Notes()
