@@ -439,6 +439,13 @@ def test_keys_of_other_programs_are_named(tmp_path: Path) -> None:
     assert "cam_id" not in "\n".join(CocoDataset(write(tmp_path, "test.json", content)).split("test").notes)
 
 
+def test_the_id_0_is_a_person(tmp_path: Path) -> None:
+    content = tree()
+    content["annotations"][1]["person_id"] = 0
+    test = CocoDataset(write(tmp_path, "test.json", content)).split("test")
+    assert test.identity_names == ("0", "900")
+
+
 def test_a_split_without_images_is_none(tmp_path: Path) -> None:
     write(tmp_path, "train.json", {"images": [], "annotations": []})
     with pytest.raises(UsageError, match=r"no train split: '.*train\.json' lists no images"):
