@@ -212,7 +212,7 @@ def test_every_run_that_is_used_is_made_by_a_command_before() -> None:
     assert used <= made
 
 
-OF_OTHER_PROGRAMS = {"--help", "--debug", "--version", "--nproc-per-node", "--nnodes", "--logdir"}
+OF_OTHER_PROGRAMS = {"--constraint", "--help", "--debug", "--version", "--nproc-per-node", "--nnodes", "--logdir"}
 
 
 def test_every_option_that_is_written_anywhere_exists() -> None:
