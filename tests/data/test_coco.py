@@ -313,12 +313,12 @@ def test_files_beside_those_of_the_splits(tmp_path: Path) -> None:
         "/valid.json': it is read as val.json",
         "/annotations.json': only images of splits without a file of their own are used (test.json, train.json, "
         "valid.json are there)",
-        "': 1 JSON files are not read: their names are no split's (more.json)",
+        "': JSON files not read, whose names are no split's: 1 (more.json)",
     ]
     write(tmp_path, "val.json", content)
     lines = CocoDataset(tmp_path).notes()
     assert f"'{tmp_path / 'valid.json'}': it is not read: val.json is there for the val split" in lines
-    assert any(line.endswith("no split's (more.json)") for line in lines)
+    assert any(line.endswith("no split's: 1 (more.json)") for line in lines)
 
 
 def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:

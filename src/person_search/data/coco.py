@@ -35,7 +35,7 @@ class CocoDataset(Dataset):
     crowds_with_id_are_people: ClassVar[bool] = True
     """Whether a crowd region that has a person's id is that person, drawn as a mask."""
 
-    other_files: ClassVar[frozenset[str]] = frozenset()
+    other_files: ClassVar[frozenset[str]] = frozenset({"synth.json"})
     """JSON files that lie in the folder and are no annotations."""
 
     def __init__(self, root: Path, config: DataConfig | None = None):
@@ -106,7 +106,7 @@ class CocoDataset(Dataset):
                 assert own is not None
                 notes.add(path, f"it is not read: {own.name} is there for the {split} split")
             else:
-                notes.add(self.root, "{n} JSON files are not read: their names are no split's", path.name)
+                notes.add(self.root, "JSON files not read, whose names are no split's: {n}", path.name)
         return notes.lines()
 
     def _other_files(self) -> str:

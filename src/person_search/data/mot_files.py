@@ -139,15 +139,15 @@ def read_rows(sequence: Video, notes: Notes) -> list[Row]:
         named.add(row.frame)
         if row.frame not in present:
             without_file.append(row.frame)
-        elif not _outside(row, sequence.size):
-            rows.append(row)
-        elif row.ignored:
-            notes.add(path, "{n} regions to ignore have no area or lie outside the picture: left out", entry)
+        elif _has_no_area(row):
+            if not row.ignored:
+                raise DataError(f"'{path}' {entry}: the box '{line.strip()}' has no area; correct or remove it")
+            notes.add(path, "regions to ignore that have no area, left out: {n}", entry)
+        elif _outside(row, sequence.size):
+            # Boxes are drawn around whole people, so that one may leave the picture before its track ends.
+            notes.add(path, "rows left out because their box lies wholly outside the picture: {n}", entry)
         else:
-            raise DataError(
-                f"'{path}' {entry}: the box '{line.strip()}' has no area or lies outside the image; "
-                "correct or remove it"
-            )
+            rows.append(row)
     if without_file:
         total = len(rows) + len(without_file)
         sign = _sign(sorted(named), sorted(present))
@@ -299,11 +299,16 @@ def _class(values: Sequence[float], labels: dict[int, str] | None, path: Path, e
     return (labels or CLASSES).get(number, f"{number} (unknown)")
 
 
+def _has_no_area(row: Row) -> bool:
+    x1, y1, x2, y2 = row.box
+    return x2 <= x1 or y2 <= y1
+
+
 def _outside(row: Row, size: tuple[int | None, int | None]) -> bool:
     """Whether a box is nowhere in the picture."""
     x1, y1, x2, y2 = row.box
     width, height = (math.inf if side is None else side for side in size)
-    return x2 <= x1 or y2 <= y1 or x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
+    return x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
 
 
 def _sign(named: Sequence[int], files: Sequence[int]) -> str:
