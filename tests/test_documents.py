@@ -54,12 +54,12 @@ NOT_EXECUTED = {
     r"person-search info --dataset prw --data-root FOLDER": LICENSED,
     r"python main\.py .*--benchmark ssm .*": LICENSED,
     r"(person-search|torchrun|train) .*--(devices|nproc-per-node|nnodes) .*": MANY,
-    r"make (demo|test|compare)": MINUTES,
+    r"make (demo|test|compare|mutants)( \w+=\S+)?": MINUTES,
     r"(OMP_NUM_THREADS=1 )?python benchmarks/\w+\.py.*": MINUTES,
     r"person-search (synth --identities 300|train --config recipes/demo.yaml --data-root|evaluate|report) .*"
     r"(data/synthetic|runs/demo).*": MINUTES,
     r"PYTHONPATH=\. person-search .*": ELSEWHERE,
-    r"pip install \.": INSTALLS,
+    r"pip install (--constraint constraints.txt )?\.": INSTALLS,
     r"tensorboard --logdir runs": "is another program's",
     r"person-search( \w+)?( --help)?|python main\.py --help|train --print-config|predict --cbgm": NAMES,
 }
@@ -103,8 +103,8 @@ def inline(text: str) -> list[str]:
 
 
 def of_makefile() -> list[str]:
-    values = dict(re.findall(r"^(\w+) [?:]?= ?(.*)$", MAKEFILE, re.MULTILINE)) | {"BIN": "/bin"}
     """Command lines of the targets, with the variables' defaults, for a run that is there already."""
+    values = dict(re.findall(r"^(\w+) [?:]?= ?(.*)$", MAKEFILE, re.MULTILINE)) | {"BIN": "/bin"}
     lines = re.findall(r"^\t(.*(?:person-search|benchmarks/).*)$", MAKEFILE, re.MULTILINE)
     lines = [re.sub(r"\$\(if .*\)\),(.*?)\)", r"\1", line) for line in lines]
     lines = [re.sub(r"\$\((\w+)\)", lambda found: values[found[1]], line) for line in lines]
