@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo
 DATA ?= data/synthetic
 SEEDS ?= 1
+# A file of versions to keep to, such as constraints.txt, which CI passed with; empty: the newest that fit.
+CONSTRAINTS ?=
 
-.PHONY: demo test test-fast lint format bench compare clean
+.PHONY: demo test test-fast test-gpu mutants constraints lint format bench compare clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[dev]"
 	touch $@
 
 # Synthetic dataset, training, evaluation and report; what is there already is kept.
@@ -29,6 +31,18 @@ test: $(VENV)/.installed
 
 test-fast: $(VENV)/.installed
 	$(PYTEST) -m "not slow"
+
+# What only a GPU shows; skipped, visibly, where there is none.
+test-gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest -m gpu -rs
+
+# Breaks the program on purpose, line by line, and reports what no test notices; ONLY="NAME ..." picks some.
+mutants: $(VENV)/.installed
+	$(BIN)/python tests/mutation/run_mutants.py $(ONLY)
+
+# The versions in the environment, as constraints.txt records them.
+constraints: $(VENV)/.installed
+	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from comparison_page import CHANCE, VARIANTS, Entry, comparison, put_section
 from person_search.cli import run
 from person_search.commands import console, run_synthesis
 from person_search.config import Config, load_config, with_settings
-from person_search.data.catalogue import open_dataset
+from person_search.data.catalogue import open_dataset, open_split
 from person_search.errors import PersonSearchError, UsageError
 from person_search.evaluation.chance import random_ranking
 from person_search.evaluation.results import Results, score
@@ -141,7 +141,7 @@ def train_one(preset: str, variant: str, seed: int, folder: Path) -> Entry:
     on_gpu = torch.cuda.is_available() and config.training.device != "cpu"
     memory = torch.cuda.max_memory_allocated() if on_gpu else _peak_resident()
     dataset = open_dataset(config.data)
-    split = dataset.split("test")
+    split = open_split(dataset, "test")
     predictions = predictions_of(load_for_test(outcome.last, config, {}).model, split, config)
     assert predictions is not None, "this is the only process"
     results = score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
@@ -163,7 +163,7 @@ def train_one(preset: str, variant: str, seed: int, folder: Path) -> Entry:
 def chance(config: Config) -> Entry:
     """What a random ranking of the true boxes scores."""
     dataset = open_dataset(config.data)
-    split = dataset.split("test")
+    split = open_split(dataset, "test")
     results = random_ranking(split, protocols_of(dataset, split, config), config.evaluation)
     return Entry(variant=CHANCE, seed=0, **_metrics(results) | {"detection_ap": None})
 

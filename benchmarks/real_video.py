@@ -17,7 +17,7 @@ from pathlib import Path
 from person_search.cli import run
 from person_search.commands import console, load_for_test, predictions_of, run_evaluation, run_training
 from person_search.config import Config, load_config, with_settings
-from person_search.data.catalogue import open_dataset
+from person_search.data.catalogue import open_dataset, open_split
 from person_search.evaluation.results import Results, score
 from person_search.evaluation.tables import metrics_table
 from person_search.evaluation.task import protocols_of
@@ -64,7 +64,7 @@ def settings(options: argparse.Namespace) -> Config:
 def evaluated(checkpoint: Path, config: Config, **overrides: object) -> Results:
     """Results of ``checkpoint`` on the sequence's test part."""
     dataset = open_dataset(config.data)
-    split = dataset.split("test")
+    split = open_split(dataset, "test")
     predictions = predictions_of(load_for_test(checkpoint, config, overrides).model, split, config)
     return score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 import yaml
 
 from person_search import cli, commands
-from person_search.config import Config, load_config, to_yaml, with_settings
+from person_search.config import Config, load_config, plain, to_yaml, with_settings
 from person_search.errors import DataError, UsageError
 from person_search.training import trainer
 from person_search.training.trainer import TrainingOutcome
@@ -49,7 +49,10 @@ def test_every_setting_has_a_meaning_in_the_help():
         ([], "no command given"),
         (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
         (["train", "--lrr", "1"], "unknown option '--lrr'. Did you mean '--lr'?"),
-        (["train", "--lr", "fast"], "Error parsing --lr"),
+        (["train", "--lr", "fast"], "--lr: expected a number, found 'fast'"),
+        (["train", "--batch-size", "2.5"], "--batch-size: expected a whole number, found '2.5'"),
+        (["train", "--shorter-side", "small"], "--shorter-side: expected a whole number, found 'small'"),
+        (["train", "--clip-grad=much"], "--clip-grad: expected a number or None, found 'much'"),
         (["train", "--lr", "-1"], "training.lr: Input should be greater than 0, found -1.0"),
         (["train", "--flavour", "cafe"], "invalid choice 'cafe'"),
         (["train", "--levels", "C4"], "levels are C5, or C4 C5"),
@@ -63,6 +66,14 @@ def test_every_setting_has_a_meaning_in_the_help():
         (["train", "--cws", "--no-cws"], "--cws is given twice"),
         (["train", "--cws=perhaps"], "expected --cws or --no-cws alone"),
         (["train", "--max-epo", "3"], "unknown option '--max-epo'. Did you mean '--max-epochs'?"),
+        (["score", "--lr", "1"], "person-search score: --lr is an option of train\n"),
+        (["score", "--device=cpu"], "--device is an option of train, evaluate, predict, visualize\n"),
+        (["report", "--checkpoint", "x"], "--checkpoint is an option of evaluate, predict\n"),
+        (["synth", "--config", "x"], "--config is an option of train, evaluate, predict, score, compare, info\n"),
+        (["info", "--no-flip"], "--flip is an option of train\n"),
+        (["train", "--gallery", "x"], "--gallery is an option of visualize\n"),
+        (["evaluate", "--min_visibility", "1"], "--min-visibility is an option of synth\n"),
+        (["score", "--lrr", "1"], "unknown option '--lrr'."),
         (["train", "again"], "'again' belongs to no option"),
         (["compare", "A.npz"], "compare wants two predictions files"),
         (["compare", "A.npz", "B.npz", "C.npz"], "'C.npz' belongs to no option"),
@@ -124,6 +135,11 @@ def test_the_printed_config_reads_back_equal(tmp_path):
     assert load_config(path) == config
 
 
+def test_paths_of_another_system_are_written_for_all():
+    tree = {"data": {"data_root": PureWindowsPath("D:\\sets\\one"), "plugins": ("a", "b")}, "model": {"width": 0.5}}
+    assert plain(tree) == {"data": {"data_root": "D:/sets/one", "plugins": ["a", "b"]}, "model": {"width": 0.5}}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -163,7 +179,7 @@ def test_recipes_are_valid():
 
 
 @pytest.mark.parametrize(
-    ("result", "shown"), [(0.0, " (validation 0.0 %)"), (0.25, " (validation 25.0 %)"), (None, "")]
+    ("result", "shown"), [(0.0, " (validation mAP 0.0 %)"), (0.25, " (validation mAP 25.0 %)"), (None, "")]
 )
 def test_a_validation_result_of_nothing_is_a_result(monkeypatch, capsys, result, shown):
     left = TrainingOutcome(

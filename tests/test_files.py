@@ -73,10 +73,70 @@ def test_what_killed_writers_left_long_ago_is_removed_and_nothing_else(tmp_path:
     assert sorted(tmp_path.iterdir()) == sorted([path, fresh, other])
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from person_search.files import replacing_folder
+target, when = Path(sys.argv[1]), sys.argv[2]
+rename = Path.rename
+def stop(self, to):
+    if when == "between" and self.name == "new":
+        os._exit(1)
+    return rename(self, to)
+Path.rename = stop
+with replacing_folder(target) as folder:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "half").write_text("x")
+    if when == "drawing":
+        os._exit(1)
+"""
+
+
+@pytest.mark.parametrize("when", ["drawing", "between"])
+def test_a_killed_process_leaves_the_older_folder_and_what_is_removed_an_hour_later(tmp_path: Path, when: str) -> None:
+    target = tmp_path / "[a]"
+    target.mkdir()
+    (target / "old").write_text("x")
+    subprocess.run([sys.executable, "-c", KILLED, str(target), when], check=False)
+    (left,) = tmp_path.glob(".*")
+
+    with pytest.raises(TypeError), replacing_folder(target):
+        raise TypeError("a process at the same time")
+    assert left.is_dir()
+
+    for path in [left, *left.rglob("*")]:
+        if path.name != "half":
+            os.utime(path, (1.0, 1.0))
+    with pytest.raises(TypeError), replacing_folder(target):
+        raise TypeError("something far below is new")
+    assert left.is_dir()
+
+    os.utime(left / "new" / "deep" / "half", (1.0, 1.0))
+    if when == "between":
+        # What was moved aside may have been written just before.
+        os.utime(left / "replaced" / "old")
+    with pytest.raises(TypeError), replacing_folder(target):
+        raise TypeError("fails")
+    assert sorted(tmp_path.iterdir()) == [target]
+    assert [path.name for path in target.iterdir()] == ["old"]
+
+
+def test_folders_of_other_names_are_nobodys_leftovers(tmp_path: Path) -> None:
+    for name in (".set-original", ".set.old.part", f".settle.{'0' * 16}.part"):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (1.0, 1.0))
+    with replacing_folder(tmp_path / "set"):
+        pass
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_names_of_the_greatest_length_can_be_written(tmp_path: Path) -> None:
-    path = tmp_path / ("é" * 127)
+    path, folder = tmp_path / ("é" * 127), tmp_path / ("ü" * 127)
     replace_text(path, "whole")
+    with replacing_folder(folder):
+        pass
     assert path.read_text() == "whole"
+    assert folder.is_dir()
 
 
 def test_where_folders_cannot_be_opened_they_are_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ LOADERS = {
     "synthetic": ("coco", ""),
     "coco": ("coco", ""),
     "mot": ("mot", "--mot-train-share 0.8 --mot-min-gap 1"),
-    "cuhk-sysu": ("cuhk-sysu", "--gallery-size 50"),
+    "cuhk-sysu": ("cuhk-sysu", ""),
     "prw": ("prw", ""),
 }
 """Loader -> the layout it reads and what it needs to know about so small a set."""
@@ -30,7 +30,7 @@ PROTOCOLS = {
     "synthetic": {"": ["all scenes"], "--cross-camera": ["cross-camera"]},
     "coco": {"": ["all scenes"], "--cross-camera": ["cross-camera"]},
     "mot": {"": ["at least 1 s apart"], "--cross-camera": ["at least 1 s apart, cross-camera"]},
-    "cuhk-sysu": {"": ["gallery 50"], "--gallery-size 50 -1": ["gallery 50", "whole set"]},
+    "cuhk-sysu": {"--gallery-size 50": ["gallery 50"], "--gallery-size 50 -1": ["gallery 50", "whole set"]},
     "prw": {"": ["all scenes"], "--cross-camera": ["cross-camera"]},
 }
 

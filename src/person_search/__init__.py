@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from person_search.models.detections import Detections, Target
     from person_search.models.loading import load_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CheckpointError",

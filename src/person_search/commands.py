@@ -52,7 +52,9 @@ def run_training(config: Config, *, resume: bool) -> None:
         return
     best = f", best checkpoint {outcome.best}" if outcome.best else ""
     result = (
-        f" (validation {percent(outcome.best_result)} %)" if outcome.best and outcome.best_result is not None else ""
+        f" (validation mAP {percent(outcome.best_result)} %)"
+        if outcome.best and outcome.best_result is not None
+        else ""
     )
     skipped = f"; {outcome.skipped} steps skipped as not finite" if outcome.skipped else ""
     console.print(
@@ -122,15 +124,16 @@ def run_evaluation(
     )
     folder = out or (home or stored.file.parent) / EVALUATION / record.name
     refuse_others(folder, record)
-    predictions = predictions_of(model, split, config)
+    # The trained model comes last, so that a stop during the references loses none of its work.
     untrained = untrained_predictions(model, split, config) if references else None
+    predictions = predictions_of(model, split, config)
     if predictions is None:
         return
     results = score(predictions, split, protocols, config.evaluation)
     others = reference_results(untrained, split, protocols, config) if references else []
-    write_evaluation(folder, record, replace(predictions, model_id=record.model_id), results, others)
+    kept = write_evaluation(folder, record, replace(predictions, model_id=record.model_id), results, others)
     console.print(metrics_table([("trained", results), *others]))
-    print_notes(results.notes)
+    print_notes([*results.notes, *kept])
     console.print(f"model id {record.model_id}; wrote {folder}", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -197,7 +200,7 @@ def run_conversion(file: Path, out: Path, *, plugins: Sequence[str]) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder of --out {out}: {error.strerror}; choose another place") from None
-    save_checkpoint(out, Checkpoint(model.config, model.num_identities, model.state_dict()))
+    save_checkpoint(out, Checkpoint(model.config, model.num_identities, model.state_dict(), data=stored.data))
     settings = flat(model.config)
     named = [model.config.method, *(settings[key] for key in ("levels", "reid_loss") if key in settings)]
     console.print(
@@ -293,7 +296,7 @@ def test_split(dataset: Dataset, name: str, config: Config) -> Split:
 def split_of_checkpoint(dataset: Dataset, name: str, config: Config, stored: StoredModel) -> Split:
     """``test_split``, which for ``"val"`` must be what the run of the checkpoint held out. Raises UsageError."""
     if name == "val":
-        refuse_other_holdout(dataset, config, stored.file.parent)
+        refuse_other_holdout(dataset, config, stored.file, stored.data)
     return test_split(dataset, name, config)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -403,5 +403,14 @@ def load_config(path: Path, *, over: Config | None = None) -> Config:
 
 
 def to_yaml(config: Config) -> str:
-    """``config`` as YAML text that ``load_config`` reads back to an equal config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """``config`` as YAML text that ``load_config`` reads back to an equal config, paths with forward slashes."""
+    return yaml.safe_dump(plain(config.model_dump()), sort_keys=False, allow_unicode=True)
+
+
+def plain(value: Any) -> Any:
+    """``value`` with paths as text that every system reads, and lists for tuples."""
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, tuple | list) else value

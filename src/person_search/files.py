@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,9 @@ from person_search.errors import DataError
 _FOLDERS_CAN_BE_SYNCED = os.name != "nt"
 """Windows opens no folder as a file; there a rename reaches the disk when the system writes it."""
 _ABANDONED_AFTER = 3600.0
-"""Seconds without a byte written after which a file in between belongs to a process that was killed."""
+"""Seconds without a byte written after which a file or folder in between belongs to a process that was killed."""
+_NEW, _REPLACED = "new", "replaced"
+"""In a folder in between: what is being made, and what it takes the place of."""
 
 
 @contextmanager
@@ -31,8 +32,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     same time one wins, whole; what killed processes left an hour ago or earlier is removed. Raises OSError.
     """
     _remove_abandoned(path)
-    # A name has at most 255 bytes, a character up to four of them.
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
+    temporary = _temporary_name(path)
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -47,12 +47,39 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what writers of ``path`` left that were killed; that nothing can be removed is no error."""
+    """Remove what writers of ``path`` left that were killed; that nothing can be removed is no error.
+
+    A folder that was moved aside and whose place is still empty is put back.
+    """
     left = re.compile(re.escape(f".{path.name[:40]}.") + r"([0-9a-f]{16}\.)?part")
     with contextlib.suppress(OSError):
-        for entry in os.scandir(path.parent):
-            if left.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _ABANDONED_AFTER:
-                os.unlink(entry)
+        for entry in [Path(each) for each in os.scandir(path.parent) if left.fullmatch(each.name)]:
+            with contextlib.suppress(OSError):
+                if time.time() - _last_written(entry) <= _ABANDONED_AFTER:
+                    continue
+                if not entry.is_dir():
+                    entry.unlink()
+                    continue
+                replaced = entry / _REPLACED
+                if replaced.exists() and not path.exists():
+                    replaced.rename(path)
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _last_written(path: Path) -> float:
+    """Time at which ``path``, or anything that was made below it, was written last. Raises OSError."""
+    made = [path.stat().st_mtime]
+    for folder, folders, names in os.walk(path):
+        if folder == str(path) and _REPLACED in folders:
+            # As old as what it is, whenever it was moved.
+            folders.remove(_REPLACED)
+        made += [os.lstat(os.path.join(folder, name)).st_mtime for name in [*folders, *names]]
+    return max(made)
+
+
+def _temporary_name(path: Path) -> Path:
+    # A name has at most 255 bytes, a character up to four of them.
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.part")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -102,13 +129,16 @@ def whole_file(path: Path, what: str) -> Iterator[BinaryIO]:
 def replacing_folder(target: Path) -> Iterator[Path]:
     """A new folder that takes the place of ``target`` when the block ends well, and vanishes when it does not.
 
-    Folders above are made as needed. What was at ``target`` is removed only afterwards. Raises OSError.
+    Folders above are made as needed. What was at ``target`` is removed only afterwards; what killed processes left an
+    hour ago or earlier is removed as ``replacing`` does. Raises OSError.
     """
     if not target.parent.exists():
         target.parent.mkdir(parents=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    _remove_abandoned(target)
+    workshop = _temporary_name(target)
+    workshop.mkdir(mode=0o700)
     try:
-        building, replaced = workshop / "new", workshop / "replaced"
+        building, replaced = workshop / _NEW, workshop / _REPLACED
         building.mkdir()
         yield building
         try:

@@ -16,6 +16,14 @@ from person_search.errors import UsageError, nearest
 from person_search.sections import Section, leaves
 
 
+class UnknownOption(UsageError):
+    """The command ``prog`` has no ``option`` (without dashes); another may have it."""
+
+    def __init__(self, message: str, prog: str, option: str):
+        super().__init__(message)
+        self.prog, self.option = prog, option
+
+
 def flags_like(settings: Section, only: Collection[str] | None = None) -> Any:
     """An instance of a dataclass with a flag for every setting in ``settings``, by flat name, described as there.
 
@@ -91,9 +99,12 @@ def _arranged(kind: Any, arguments: Sequence[str], prog: str, files: int, hint: 
         negated = name not in kinds and name.startswith("no-") and _is_switch(kinds.get(name[3:]))
         key = name[3:] if negated else name
         if key not in kinds:
+            said = hint(name.replace("-", "_")) or hint(name.removeprefix("no-").replace("-", "_"))
+            if said:
+                raise UsageError(f"{prog}: unknown option '{argument}'.{said}")
             known = nearest(f"--{name or written}", [f"--{one}" for one in kinds]) or " See --help."
-            said = hint(name.replace("-", "_")) or hint(name.removeprefix("no-").replace("-", "_")) or known
-            raise UsageError(f"{prog}: unknown option '{argument}'.{said}")
+            owned = name.removeprefix("no-") if written.startswith("--no-") else name
+            raise UnknownOption(f"{prog}: unknown option '{argument}'.{known}", prog, owned)
         if key in given:
             raise UsageError(f"{prog}: --{key} is given twice; give it once")
         if _is_switch(kinds[key]):
@@ -110,6 +121,8 @@ def _arranged(kind: Any, arguments: Sequence[str], prog: str, files: int, hint: 
             values = [left.pop(0)] if left and not is_option(left[0]) else []
         if not values and not equals:
             raise UsageError(f"{prog}: {written} needs a value")
+        # A list that the files are taken from is text, so that nothing in it changes here.
+        values[:] = [_number(kinds[key], one, f"{prog}: --{key}") for one in values]
         given[key] = values
     if len(words) < files and lists:
         # The last words of a list of text are the files, where files are missing.
@@ -172,6 +185,24 @@ def _taken(left: list[str], item: Any) -> list[str]:
     return values
 
 
+def _number(kind: Any, value: str, where: str) -> str:
+    """``value`` of an option for numbers, None as the parser spells it; of any other option as it is."""
+    kinds = {
+        one for part in _parts(kind) for one in (_parts(get_args(part)[0]) if get_origin(part) is tuple else [part])
+    }
+    if not kinds <= {int, float, type(None)}:
+        return value
+    optional = type(None) in kinds
+    if optional and value.lower() == "none":
+        return "None"
+    try:
+        float(value) if float in kinds else int(value)
+    except ValueError:
+        expected = "a number" if float in kinds else "a whole number"
+        raise UsageError(f"{where}: expected {expected}{' or None' if optional else ''}, found '{value}'") from None
+    return value
+
+
 def _parts(kind: Any) -> list[Any]:
     """The kinds that a value may be of, without annotations."""
     while get_origin(kind) is Annotated:
@@ -179,6 +210,11 @@ def _parts(kind: Any) -> list[Any]:
     return (
         [one for part in get_args(kind) for one in _parts(part)] if get_origin(kind) in (Union, UnionType) else [kind]
     )
+
+
+def option_names(kind: Any) -> set[str]:
+    """The options of ``kind``, without dashes in front."""
+    return set(_kinds(kind))
 
 
 def _kinds(kind: Any) -> dict[str, Any]:

@@ -68,6 +68,14 @@ def test_survey_counts_and_names_what_is_missing() -> None:
         survey(dataset)
 
 
+def test_several_boxes_in_three_scenes_make_an_id_nobodys_and_in_two_not() -> None:
+    dataset = Fixed(Path("x"))
+    for often, said in ((2, False), (3, True)):
+        scenes = [scene(str(n), [0, 0] if n < often else [0]) for n in range(8)]
+        dataset.splits = {"test": replace(train_split(scenes), name="test")}
+        assert any("probably nobody's" in note for note in open_split(dataset, "test").notes) is said
+
+
 def test_an_opened_split_has_no_unlabelled_ids_and_names_what_is_odd() -> None:
     scenes = [scene(str(n), [0, 0, 1, 2, -1]) for n in range(4)] + [scene("z", [1, 2, 2])]
     names = ("A/7", "A/9", "B/9")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from person_search.data.coco import CocoDataset
+from person_search.data.picture_sizes import compare_sizes
 from person_search.data.scene import ProtocolOptions, Split
 from person_search.data.settings import CocoSettings
 from person_search.errors import DataError, UsageError
@@ -312,10 +313,12 @@ def test_files_beside_those_of_the_splits(tmp_path: Path) -> None:
         "/valid.json': it is read as val.json",
         "/annotations.json': only images of splits without a file of their own are used (test.json, train.json, "
         "valid.json are there)",
-        "': 1 JSON files are not read: their names are no split's (more.json)",
+        "': JSON files not read, whose names are no split's: 1 (more.json)",
     ]
     write(tmp_path, "val.json", content)
-    assert any("(more.json, valid.json)" in line for line in CocoDataset(tmp_path).notes())
+    lines = CocoDataset(tmp_path).notes()
+    assert f"'{tmp_path / 'valid.json'}': it is not read: val.json is there for the val split" in lines
+    assert any(line.endswith("no split's: 1 (more.json)") for line in lines)
 
 
 def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
@@ -354,10 +357,12 @@ def change(kind: str, number: int, **entry: Any) -> Callable[[Tree], None]:
         (change("annotations", 3, bbox=[1, 2, 0, 4]), r"annotation 4: the box \[1, 2, 0, 4\] has no area"),
         (change("annotations", 3, bbox=[1, 2, 3]), "annotation 4: expected bbox as four numbers"),
         (change("annotations", 3, bbox=[1, 2, 3, float("nan")]), "annotation 4: expected bbox as four numbers"),
+        (change("annotations", 3, bbox=[1, 2, 3, 10**400]), "annotation 4: expected bbox as four numbers"),
+        (change("annotations", 3, bbox=[1, 2, 3, 1e300]), "annotation 4: expected bbox as four numbers"),
         (change("annotations", 3, bbox=[100, 2, 3, 4]), "annotation 4: .* lies outside its image"),
         (change("annotations", 3, bbox=[1, -4, 3, 4]), "annotation 4: .* lies outside its image"),
-        (change("annotations", 3, person_id="x"), "annotation 4: expected an integer person_id"),
-        (change("annotations", 3, person_id=1.5), "annotation 4: expected an integer person_id, found 1.5"),
+        (change("annotations", 3, person_id="x"), "annotation 4: expected a whole number as person_id"),
+        (change("annotations", 3, person_id=1.5), "annotation 4: expected a whole number as person_id, found 1.5"),
         (change("annotations", 3, iscrowd=2), "annotation 4: expected iscrowd 0 or 1, found 2"),
         (change("images", 2, width="wide"), "image 9 .'c.jpg'.: expected width as a whole number .* found 'wide'"),
         (change("images", 2, height=0), "image 9 .'c.jpg'.: expected height as a whole number .* found 0"),
@@ -381,6 +386,85 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Tree], object], expec
 def test_unreadable_files(tmp_path: Path, text: bytes, expected: str) -> None:
     (tmp_path / "test.json").write_bytes(text)
     with pytest.raises(DataError, match=expected):
+        CocoDataset(tmp_path).split("test")
+
+
+@pytest.mark.parametrize("text", [b'{"images": ' + b"[" * 100_000, b'{"images": ' + b"1" * 5_000 + b"}"])
+def test_json_beyond_measure_is_named(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "test.json").write_bytes(text)
+    with pytest.raises(DataError, match=r"test\.json' holds lists in lists without end or a number of thousands"):
+        CocoDataset(tmp_path).split("test")
+
+
+def test_entries_without_id_are_named_by_their_place_in_the_file(tmp_path: Path) -> None:
+    content = tree()
+    for entry in content["annotations"]:
+        del entry["id"]
+    content["categories"] = [{"id": 1, "name": "person"}, {"id": 2, "name": "bag"}]
+    # Left out for their category or their split, entries before it do not change what an entry is called.
+    content["annotations"][0]["category_id"] = 2
+    content["annotations"][4]["person_id"] = 30
+    content["images"][1]["split"] = "train"
+    content["queries"] = [
+        {"image_id": 7, "bbox": [2, 2, 5, 5], "person_id": 900},
+        {"image_id": 9, "bbox": [90, 2, 5, 5], "person_id": 900},
+    ]
+    dataset = CocoDataset(write(tmp_path, "annotations.json", content))
+    with pytest.raises(DataError, match=r"annotations\.json' query 2: the box matches no annotation"):
+        dataset.split("test")
+    notes = dataset.split("train").notes
+    assert any(
+        "1 annotations have a person_id and are left out" in n and "'bag', annotation number 1" in n for n in notes
+    )
+    del content["queries"]
+    notes = CocoDataset(write(tmp_path, "annotations.json", content)).split("test").notes
+    assert any("iscrowd 1 and a person_id" in note and note.endswith("(annotation number 5)") for note in notes)
+    content["annotations"][5]["bbox"] = [1]
+    with pytest.raises(DataError, match="annotation number 6: expected bbox"):
+        CocoDataset(write(tmp_path, "annotations.json", content)).split("test")
+
+
+def test_keys_of_other_programs_are_named(tmp_path: Path) -> None:
+    content = tree()
+    for image in content["images"]:
+        image["cam_id"] = image.pop("camera")
+    content["annotations"][1].update(ignore=1, attributes="track_id: 4")
+    content["annotations"][3].update(ignore=0, attributes={})
+    content["annotations"][4].update(ignore=1)  # and iscrowd 1
+    notes = "\n".join(CocoDataset(write(tmp_path, "test.json", content)).split("test").notes)
+    assert r"3 images have cam_id, which is not used: call it camera" in notes
+    assert "1 annotations have ignore set, which is not used: give regions to ignore iscrowd 1 (annotation 2)" in notes
+    assert "1 annotations have attributes that are no object" in notes
+    content["images"][0]["camera"] = 3
+    assert "cam_id" not in "\n".join(CocoDataset(write(tmp_path, "test.json", content)).split("test").notes)
+
+
+def test_the_id_0_is_a_person(tmp_path: Path) -> None:
+    content = tree()
+    content["annotations"][1]["person_id"] = 0
+    test = CocoDataset(write(tmp_path, "test.json", content)).split("test")
+    assert test.identity_names == ("0", "900")
+
+
+def test_a_split_without_images_is_none(tmp_path: Path) -> None:
+    write(tmp_path, "train.json", {"images": [], "annotations": []})
+    with pytest.raises(UsageError, match=r"no train split: '.*train\.json' lists no images"):
+        CocoDataset(tmp_path).split("train")
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_picture(tmp_path: Path) -> None:
+    content = tree()
+    for image in content["images"]:
+        image["file_name"] = image["file_name"] * 100
+    test = CocoDataset(write(tmp_path, "test.json", content)).split("test")
+    assert len(compare_sizes(test).missing) == 3
+
+
+@pytest.mark.parametrize("name", ["valid/_annotations.coco.json", "annotations/instances_default.json", "Test.json"])
+def test_files_of_other_layouts_are_named_where_there_is_none(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write(tmp_path, name, tree())
+    with pytest.raises(DataError, match=rf"no annotations in .*; expected ROOT/.*; there is '{name}'"):
         CocoDataset(tmp_path).split("test")
 
 

@@ -281,6 +281,13 @@ def test_nearest_box_stands_for_one_that_is_not_there(tmp_path: Path, monkeypatc
     assert "TestG100.mat': 1 boxes are not exactly in Images.mat" in "".join(protocol.notes)
 
 
+def test_identities_without_box_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "TRAIN", [[], [("s1.jpg", A)], [("s2.jpg", (5, 5, 0, 10))]])
+    train = CuhkSysuDataset(write_sysu(tmp_path)).split("train")
+    assert train.num_identities == 3
+    assert any(note.endswith("2 identities have no box (identity 1, identity 3)") for note in train.notes)
+
+
 def test_a_box_of_two_people_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "TRAIN", [[("s1.jpg", A), ("s2.jpg", B)], [("s2.jpg", B)]])
     train = CuhkSysuDataset(write_sysu(tmp_path)).split("train")

@@ -86,7 +86,7 @@ def test_pictures_of_every_format_and_mode_are_turned_as_pillow_turns_them(
     assert expected.shape[:2] == ((WIDTH, HEIGHT) if orientation >= 5 else (HEIGHT, WIDTH))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(
     st.sampled_from(["a.jpg", "a.mpo"]), st.sampled_from(["L", "RGB", "CMYK"]), st.integers(1, 8),
     st.sampled_from([0, 1, 2]), st.booleans(), st.integers(70, 98),
@@ -236,7 +236,9 @@ def test_a_picture_with_more_pixels_than_memory_is_refused_by_name(
         read(tmp_path / "sky.png")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(
     st.sampled_from(["a.jpg", "a.png", "a.webp", "a.gif", "a.bmp", "a.tif", "a.avif", "a.ppm"]),
@@ -266,7 +268,7 @@ def test_a_damaged_file_gives_its_pixels_or_an_error_that_names_it(
         assert changes or torch.equal(image, whole)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(share=st.floats(0.01, 0.999))
 def test_a_jpeg_cut_anywhere_is_refused(tmp_path: Path, share: float) -> None:
     Image.fromarray(picture()).save(tmp_path / "whole.jpg")
@@ -313,3 +315,12 @@ def test_no_file_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(UnreadableImageError) as caught:
         read_image(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
+
+
+def test_damage_is_told_without_lines_of_source(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(UnreadableImageError, match=r"its JPEG data is cut short or damaged \(Image is incomplete"):
+        read_image(path)

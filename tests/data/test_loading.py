@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torchvision.io import write_png
 
@@ -66,6 +66,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert batches(0, 1) != batches(1, 0)
 
 
+@settings(deadline=None, derandomize=True)
 @given(scenes=st.integers(1, 40), batch=sizes, processes=sizes, accumulate=sizes, epoch=st.integers(0, 3))
 def test_processes_together_show_what_one_big_batch_shows(
     scenes: int, batch: int, processes: int, accumulate: int, epoch: int
@@ -88,6 +89,7 @@ def test_processes_together_show_what_one_big_batch_shows(
     assert all(order.steps == one.steps == 2 * scenes // per_step for order in many)
 
 
+@settings(deadline=None, derandomize=True)
 @given(first=st.integers(0, 6), accumulate=st.integers(1, 2))
 def test_starting_inside_an_epoch_gives_the_rest_of_it(first: int, accumulate: int) -> None:
     order = TrainingOrder(range(20), flip=True, batch_size=3, accumulate=accumulate)
@@ -129,6 +131,7 @@ def shown_in(scenes: int, works: list[tuple[Work, int]], *, ratios: list[float] 
     return steps
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     scenes=st.integers(1, 60), before=works, after=works, third=works, first=st.integers(1, 4), grouped=st.booleans()
 )
@@ -173,6 +176,7 @@ def test_mirrored_boxes_lie_on_the_same_pixels(tmp_path: Path) -> None:
         assert batch.targets[0].person_ids.tolist() == [0]
 
 
+@settings(deadline=None, derandomize=True)
 @given(x=st.floats(0, 50, width=32), width=st.floats(1, 50, width=32))
 def test_mirroring_is_the_published_formula_and_undoes_itself(x: float, width: float) -> None:
     boxes = as_boxes([[x, 3, x + width, 9]])
@@ -209,6 +213,7 @@ def test_a_box_without_area_in_the_image_is_an_error_that_names_both(box: list[f
         training_target(scene, 40, 20, mirrored=False)
 
 
+@settings(deadline=None, derandomize=True)
 @given(values=st.lists(st.floats(-50, 150, width=32), min_size=4, max_size=4))
 def test_clipped_boxes_lie_in_the_image(values: list[float]) -> None:
     x1, y1, x2, y2 = clip(as_boxes([values]), 40, 20)[0]

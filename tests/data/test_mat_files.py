@@ -25,7 +25,7 @@ matrices = st.sampled_from(NUMERIC).flatmap(
     )
 )
 texts = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), min_size=1, max_size=12)
-limits = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+limits = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 
 def saved(variables: dict[str, object], compress: bool = True) -> bytes:
@@ -35,6 +35,7 @@ def saved(variables: dict[str, object], compress: bool = True) -> bytes:
 
 
 @limits
+@settings(deadline=None, derandomize=True)
 @given(matrix=matrices, compress=st.booleans(), name=st.sampled_from(["x", "box_new", "a_rather_long_name"]))
 def test_matrices(matrix: np.ndarray, compress: bool, name: str) -> None:
     found = mat_files.numbers(
@@ -46,6 +47,7 @@ def test_matrices(matrix: np.ndarray, compress: bool, name: str) -> None:
 
 
 @limits
+@settings(deadline=None, derandomize=True)
 @given(rows=st.lists(st.tuples(texts, matrices), max_size=5), compress=st.booleans())
 def test_structs_and_cells(rows: list[tuple[str, np.ndarray]], compress: bool) -> None:
     array = np.empty((1, len(rows)), dtype=[("name", object), ("skipped", object), ("box", object)])
@@ -62,6 +64,7 @@ def test_structs_and_cells(rows: list[tuple[str, np.ndarray]], compress: bool) -
 
 
 @limits
+@settings(deadline=None, derandomize=True)
 @given(cut=st.integers(0, 600), compress=st.booleans())
 def test_truncated_files_are_named(cut: int, compress: bool) -> None:
     array = np.empty((1, 3), dtype=[("box", object)])

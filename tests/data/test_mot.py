@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from person_search.data.catalogue import survey
+from person_search.data.catalogue import open_split, survey
 from person_search.data.fingerprint import fingerprint
 from person_search.data.mot import MotDataset
 from person_search.data.scene import ProtocolOptions, SplitName
@@ -146,6 +146,43 @@ def test_mot17_copies_are_read_once(tmp_path: Path) -> None:
     train = MotDataset(tmp_path, config()).split("train")
     assert sorted({str(scene.sequence) for scene in train.scenes}) == ["MOT17-02-DPM", "MOT17-04-DPM"]
     assert train.notes[0].endswith("the same pictures and people as those of another detector (MOT17-02-SDP)")
+    gt = tmp_path / "MOT17-02-SDP" / "gt" / "gt.txt"
+    gt.write_bytes(gt.read_bytes().replace(b"\n", b"\r\n"))
+    assert MotDataset(tmp_path, config()).split("train").notes == train.notes
+    gt.write_text(gt.read_text() + "1,77,10,10,20,40,1,1,1\n")
+    differs = MotDataset(tmp_path, config()).split("train").notes[0]
+    assert differs.endswith("named as copies of another detector, but gt.txt differs (MOT17-02-SDP)")
+
+
+def test_classes_that_are_not_people_make_one_line_a_file(tmp_path: Path) -> None:
+    rows = [f"{1 + k % 3},{k},10,10,20,40,1,{(3, 9, 11, 3, 99)[k % 5]},1" for k in range(10)]
+    write_sequence(tmp_path / "A", [*rows, "1,50,10,10,20,40,1,1,1"], skip=())
+    (note,) = (line for line in notes_of(tmp_path) if "rows are left out, of" in line)
+    assert note.endswith(
+        "10 rows are left out, of classes that are not people (car from line 1 on, occluder from line 2 on, "
+        "occluder full from line 3 on, ...)"
+    )
+
+
+def test_nobody_annotated_is_said(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "A", ["1,50,10,10,20,40,1,1,1"], skip=())
+    dataset = MotDataset(tmp_path, config())
+    assert not any("nobody" in note for note in open_split(dataset, "train").notes)
+    test = open_split(dataset, "test")
+    assert f"'mot test': nobody is annotated in its {len(test.scenes)} scenes" in test.notes
+
+
+def test_other_sections_are_named(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "A", info=INFO + "[Camera]\nlens=50\n")
+    assert any(n.endswith("1 sections other than [Sequence] are not used ([Camera])") for n in notes_of(tmp_path))
+
+
+def test_frames_named_otherwise_are_named(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "A")
+    for file in (tmp_path / "A" / "img1").iterdir():
+        file.rename(file.with_name(f"frame_{file.name}"))
+    with pytest.raises(DataError, match=r"no frames in .*000001.jpg; found \d+ others, the first is frame_0"):
+        MotDataset(tmp_path, config()).split("train")
 
 
 def rewrite(path: str, text: str) -> Callable[[Path], object]:
@@ -183,8 +220,7 @@ def rewrite(path: str, text: str) -> Callable[[Path], object]:
         (rewrite("gt/labels.txt", "person\n"), r"line 6: class 7 is not in labels.txt, which names 1 to 1"),
         (rewrite("gt/gt.txt", "1,1,5,5,5,5,1\n1,2,3"), r"gt.txt' line 2: expected 'frame,id,x,y"),
         (rewrite("gt/gt.txt", "1,1,5,5,5,nan,1\n"), r"gt.txt' line 1: expected 'frame,id,x,y"),
-        (rewrite("gt/gt.txt", "\n1,1,5,5,0,5,1\n"), r"gt.txt' line 2: the box .* has no area or lies outside"),
-        (rewrite("gt/gt.txt", "1,1,100,5,5,5,1\n"), r"gt.txt' line 1: the box .* has no area or lies outside"),
+        (rewrite("gt/gt.txt", "\n1,1,5,5,0,5,1\n"), r"gt.txt' line 2: the box .* has no area"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], expected: str) -> None:
@@ -202,6 +238,12 @@ def frames(first: int, last: int, step: int = 1, ids: int = 1) -> list[str]:
     return [f"{n},{k},{10 * k},10,20,40,1,1,1" for n in range(first, last + 1, step) for k in range(1, ids + 1)]
 
 
+def test_a_person_who_has_left_the_picture_is_named(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "A", [*ROWS, "9,9,100,5,5,5,1", "10,9,-9,5,9,5,1"])
+    line = f"rows left out because their box lies wholly outside the picture: 2 (line {len(ROWS) + 1}, "
+    assert any(line in note for note in notes_of(tmp_path))
+
+
 def test_what_is_not_used_is_named(tmp_path: Path) -> None:
     write_sequence(tmp_path / "A", info=INFO + "camera=left\n")
     (tmp_path / "A" / "img1" / "cover.jpg").touch()
@@ -212,8 +254,8 @@ def test_what_is_not_used_is_named(tmp_path: Path) -> None:
         f"'{tmp_path}': 1 folders are left out: neither seqinfo.ini nor gt/ in them (pictures)",
         "'A/seqinfo.ini': 1 settings are not known and not used (camera)",
         "'A/img1': 1 entries are left out: no frames, such as 000001.jpg (cover.jpg)",
-        "'A/gt/gt.txt': 1 rows of class car are left out: not people (line 7)",
-        "'A/gt/gt.txt': 1 regions to ignore have no area or lie outside the picture: left out (line 8)",
+        "'A/gt/gt.txt': 1 rows are left out, of classes that are not people (car from line 7 on)",
+        "'A/gt/gt.txt': regions to ignore that have no area, left out: 1 (line 8)",
         "'A/gt/gt.txt': 1 of 12 rows are left out, of frames without a file: gt.txt names 7 frames from 1 to 10, there "
         "are 9 files from 1 to 10; add the files, or number both alike if pictures were left out and renumbered "
         "(frame 6)",
@@ -239,7 +281,7 @@ def test_classes_by_name(tmp_path: Path) -> None:
     scene = MotDataset(tmp_path, config()).split("train").scenes[0]
     assert scene.boxes.tolist() == [[30, 10, 50, 50]]
     assert scene.ignore.tolist() == [[20, 10, 40, 50]]
-    assert "1 rows of class car are left out: not people (line 1)" in notes_of(tmp_path)[0]
+    assert "1 rows are left out, of classes that are not people (car from line 1 on)" in notes_of(tmp_path)[0]
 
 
 @pytest.mark.parametrize(

@@ -214,3 +214,39 @@ def test_wrong_questions(tmp_path: Path) -> None:
         dataset.split("val")
     with pytest.raises(UsageError, match="gallery sizes"):
         dataset.protocol(dataset.split("test"), ProtocolOptions(gallery_size=50))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e300, -1e12])
+@pytest.mark.parametrize("column", [0, 3])
+def test_annotations_beyond_measure_are_refused(tmp_path: Path, number: float, column: int) -> None:
+    write_prw(tmp_path)
+    rows = np.array([[500, 60, 5, 20, 40]], dtype=np.float64)
+    rows[0, column] = number
+    savemat(tmp_path / "annotations" / "c3s1_000401.jpg.mat", {"box_new": rows})
+    with pytest.raises(DataError, match=r"c3s1_000401.jpg.mat' holds a number that is not finite or not below 1e\+09"):
+        PrwDataset(tmp_path).split("test")
+
+
+@pytest.mark.parametrize(("identity", "shown"), [(np.nan, "nan"), (8.5, "8.5"), (-2, "-2"), (1e300, "1e\\+300")])
+def test_training_identities_are_whole_numbers(tmp_path: Path, identity: float, shown: str) -> None:
+    write_prw(tmp_path)
+    savemat(tmp_path / "ID_train.mat", {"ID_train": np.array([[480, 7, identity]])})
+    with pytest.raises(DataError, match=rf"ID_train.mat': expected ids that are whole numbers from 0, found {shown}"):
+        PrwDataset(tmp_path).split("train")
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e300"])
+def test_query_boxes_beyond_measure_are_refused(tmp_path: Path, number: str) -> None:
+    write_prw(tmp_path)
+    rewrite_queries(tmp_path, f"500 5 5 {number} 40 c1s2_000301")
+    with pytest.raises(DataError, match=r"query_info.txt' line 1: expected 'id x y w h name'"):
+        PrwDataset(tmp_path).split("test")
+
+
+def test_query_boxes_off_their_annotation_are_named(tmp_path: Path) -> None:
+    write_prw(tmp_path)
+    assert not any("queries' boxes" in note for note in PrwDataset(tmp_path).split("test").notes)
+    rewrite_queries(tmp_path, "500 20 35 20 40 c1s2_000301")
+    test = PrwDataset(tmp_path).split("test")
+    assert test.queries[0].box.tolist() == [20, 35, 40, 75]
+    assert any("1 queries' boxes are not those annotated" in n and n.endswith("(line 1)") for n in test.notes)

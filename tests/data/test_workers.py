@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -179,3 +180,23 @@ def test_a_worker_killed_while_its_batch_is_worked_on_is_named_too(split: Split)
 def test_other_errors_keep_their_names() -> None:
     with pytest.raises(RuntimeError, match="out of memory"), lost_workers_named():
         raise RuntimeError("CUDA out of memory")
+
+
+def test_a_stop_that_goes_to_the_whole_group_leaves_the_workers_to_the_main_process(split: Split) -> None:
+    """As `timeout` and containers send it; a second one, to a worker alone, ends it."""
+    batches = scene_batches(split, batch_size=1, workers=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGTERM)
+    assert len(list(batches)) == COUNT - 1
+    others = scene_batches(split, batch_size=1, workers=1)
+    next(others)
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    for _ in range(600):
+        # Signals sent in a row may arrive as one.
+        worker.join(0.1)
+        if worker.exitcode is not None:
+            break
+        worker.terminate()
+    assert worker.exitcode == -signal.SIGTERM

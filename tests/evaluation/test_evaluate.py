@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -30,7 +31,8 @@ from person_search.models.backbones import resnet
 from person_search.models.building import build_model
 from person_search.models.loading import load_stored
 from person_search.models.two_stage import TwoStageModel
-from person_search.training.checkpoints import Checkpoint, save_checkpoint
+from person_search.training.checkpoints import Checkpoint, read_checkpoint, save_checkpoint
+from person_search.training.run_folder import data_record
 
 TINY: dict[str, Any] = {
     "backbone": "resnet18",
@@ -173,8 +175,13 @@ def test_a_checkpoint_by_itself_is_recorded_with_its_own_settings(work: Path, pe
 def test_the_same_again_replaces_its_own_folder_alone(work: Path, person_search: PersonSearch) -> None:
     person_search("evaluate", "--checkpoint", "run", "--out", "out", "--references")
     assert set(contents(work / "out")) == OURS
-    person_search("evaluate", "--checkpoint", "run", "--out", "out", "--eval-batch-size", 1)
-    assert set(contents(work / "out")) == OURS - {"references.json"}
+    rows = (work / "out" / "references.json").read_bytes()
+    record = read_record(work / "out")
+    printed = person_search("evaluate", "--checkpoint", "run", "--out", "out", "--eval-batch-size", 1)
+    assert read_record(work / "out").date > record.date
+    assert (work / "out" / "references.json").read_bytes() == rows
+    assert "kept from the evaluation before" in printed
+    assert "'untrained, true boxes', 'random, true boxes'" in " ".join(printed.split())
     before = contents(work / "out")
     other = person_search("evaluate", "--checkpoint", "run", "--out", "out", "--search-threshold", 0, code=2)
     assert "'out' holds another evaluation" in other
@@ -198,6 +205,45 @@ def test_a_folder_of_other_things_is_never_replaced(work: Path, person_search: P
     (work / "empty").mkdir()
     person_search("evaluate", "--checkpoint", "run", "--out", "empty")
     assert (work / "empty" / "record.json").exists()
+
+
+def test_reference_rows_that_cannot_be_read_cost_no_evaluation(work: Path, person_search: PersonSearch) -> None:
+    person_search("evaluate", "--checkpoint", "run", "--out", "out", "--references")
+    (work / "out" / "references.json").write_text("[1")
+    printed = " ".join(person_search("evaluate", "--checkpoint", "run", "--out", "out").split())
+    assert "the reference rows of the evaluation before are dropped: cannot read" in printed
+    assert set(contents(work / "out")) == OURS - {"references.json"}
+
+
+def test_a_stop_during_the_references_loses_no_work_of_the_trained_model(
+    work: Path, person_search: PersonSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted = []
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("person_search.commands.untrained_predictions", stopped)
+    monkeypatch.setattr("person_search.commands.predictions_of", lambda *_: predicted.append(True))
+    person_search("evaluate", "--checkpoint", "run", "--out", "out", "--references", code=130)
+    assert predicted == []
+
+
+def test_a_full_disk_names_the_evaluation_and_leaves_the_earlier_one(
+    work: Path, person_search: PersonSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person_search("evaluate", "--checkpoint", "run", "--out", "out")
+    before = contents(work / "out")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("person_search.evaluation.predictions.np.savez", full)
+    printed = person_search("evaluate", "--checkpoint", "run", "--out", "out", code=1)
+    assert (
+        "error: cannot write evaluation 'out': No space left on device; free space or choose another --out" in printed
+    )
+    assert contents(work / "out") == before
 
 
 def test_a_stop_while_writing_leaves_the_earlier_evaluation_whole(
@@ -241,6 +287,26 @@ def test_held_out_scenes_are_those_of_the_training(work: Path, person_search: Pe
     assert "seed 6 (the run: 5)" in person_search("evaluate", "--checkpoint", "run", "--split", "val", *options, code=2)
     person_search("report", "--run-dir", "run", "--evaluation", "val")
     assert "val split: 2 scenes" in (work / "report" / "index.html").read_text()
+
+
+def test_scenes_of_other_data_are_not_taken_for_those_held_out(work: Path, person_search: PersonSearch) -> None:
+    share, seed = 0.34, 5
+    write_config(work / "run", validation_share=share, seed=seed)
+    write_data(work / "other", shift=2)
+    training = hold_out(open_dataset("coco", work / "data", Config().data), share, seed)[0]
+    made = read_checkpoint(work / "run" / "last.pt")
+    save_checkpoint(work / "run" / "last.pt", replace(made, data=data_record(training)))
+    person_search("evaluate", "--checkpoint", "run", "--split", "val", "--out", "val")
+    options = ["--checkpoint", "run", "--split", "val", "--data-root", "other"]
+    for command in ("evaluate", "predict"):
+        found = person_search(command, *options, code=2)
+        assert "of 'other' validation_share 0.34 with seed 5 leaves other scenes for training" in found
+        assert "run/last.pt' was trained on" in found
+    # A converted copy has no settings of a run beside it, and still remembers.
+    person_search("convert", "run", "--out", "alone/copy.pt")
+    options = ["--checkpoint", "alone/copy.pt", "--split", "val", "--config", "run/config.yaml"]
+    person_search("evaluate", *options)
+    assert "leaves other scenes" in person_search("evaluate", *options, "--validation-share", 0.5, code=2)
 
 
 def test_the_untrained_row_has_the_weights_that_training_began_with(

@@ -85,6 +85,8 @@ def test_embeddings_weighted_by_their_scores_are_meant_so(predictions: Predictio
     weighted = replace(scaled(predictions, scores), scores=scores)
     assert notes(weighted, split, search_threshold=0.0) == []
     assert "vary" in notes(scaled(predictions, scores), split, search_threshold=0.0)[0]
+    uneven = scores * np.where(np.arange(len(scores)) == 3, 1.1, 1).astype(np.float32)
+    assert "vary" in notes(replace(scaled(predictions, uneven), scores=scores), split, search_threshold=0.0)[0]
 
 
 def test_no_or_hardly_any_detection_reaches_the_threshold(predictions: Predictions, split: Split) -> None:

@@ -62,7 +62,7 @@ def test_pk_without_people_is_empty():
 coordinates = st.floats(0, 50, width=32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     st.lists(st.tuples(coordinates, coordinates), min_size=1, max_size=5, unique=True),
     st.lists(st.tuples(coordinates, coordinates), max_size=30),

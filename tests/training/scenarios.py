@@ -76,6 +76,11 @@ def train(config: Config, data: Path, *, resume: bool = False) -> None:
     trainer.train(config, resume=resume, dataset=TinyDataset(data), show_progress=False)
 
 
+def train_on_gpus(root: Path, data: Path) -> None:
+    """Normalisation over the images of all processes together, which only GPUs can: none is frozen."""
+    train(config_of(root, "synchronised", device="cuda", sync_batch_norm=True), data)
+
+
 def resume_alone_begun(root: Path, data: Path) -> None:
     """Go on with what one process began in ``root / begun``."""
     with frozen_normalisation():
@@ -187,8 +192,12 @@ def told(act: Callable[[], None]) -> str:
 
 
 def main() -> None:
-    """Everything, as one of several processes: ``scenarios.py ROOT DATA``."""
-    root, data = map(Path, sys.argv[1:])
+    """As one of several processes, everything, or what wants GPUs: ``scenarios.py ROOT DATA [gpu]``."""
+    root, data = map(Path, sys.argv[1:3])
+    if sys.argv[3:] == ["gpu"]:
+        train_on_gpus(root, data)
+        leave_group()
+        return
     torch.set_num_threads(1)
     start_fabric(config_of(root, "start").training)
     run_trainings(root, data)

@@ -187,11 +187,37 @@ def test_a_run_without_its_settings_is_not_guessed_at(make_config: MakeConfig, d
         run(config, dataset, resume=True)
 
 
-def test_settings_edited_by_hand_are_noticed_by_the_model(make_config: MakeConfig, dataset: Dataset) -> None:
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_settings_edited_by_hand_are_changes_like_any_other(
+    make_config: MakeConfig, dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
     config = make_config(max_steps=1)
     run(config, dataset)
     path = config.training.run_dir / "config.yaml"
-    path.write_text(path.read_text().replace("score_threshold: 0.05", "score_threshold: 0.5"))
+    edit(path, "  momentum: 0.9", "  momentum: 0.5")
+    edit(path, "max_steps: 1", "max_steps: 2")
+    edited = own_config(config.training.run_dir)
+    assert edited is not None
+    before = contents(path.parent)
+    with pytest.raises(UsageError, match=r"other settings than it was trained with: momentum: 0\.9 -> 0\.5; leave"):
+        run(edited, dataset, resume=True)
+    assert contents(path.parent) == before
+    edit(path, "  momentum: 0.5", "  momentum: 0.9")
+    edited = own_config(config.training.run_dir)
+    assert edited is not None
+    assert run(edited, dataset, resume=True).step == 2
+    assert "resuming with max_steps: 1 -> 2" in caplog.text
+
+
+def test_of_an_older_run_edited_model_settings_are_noticed(make_config: MakeConfig, dataset: Dataset) -> None:
+    config = make_config(max_steps=1)
+    as_version_0_1_0(run(config, dataset).last)
+    edit(config.training.run_dir / "config.yaml", "score_threshold: 0.05", "score_threshold: 0.5")
     with pytest.raises(CheckpointError, match=r"last\.pt' was trained with other model settings.*: score_threshold;"):
         run(make_config(max_steps=2, score_threshold=0.5), dataset, resume=True)
 
@@ -245,7 +271,7 @@ def as_version_0_1_0(path: Path) -> None:
     """Make the checkpoint what version 0.1.0 wrote."""
     checkpoint = read_checkpoint(path)
     training = dict(checkpoint.training or {})
-    del training["data"]
+    del training["settings"]
     training["position"] = {k: v for k, v in training["position"].items() if k not in ("images_per_step", "parts")}
     save_checkpoint(path, Checkpoint(checkpoint.model_config, checkpoint.num_identities, checkpoint.model, training))
 
@@ -269,7 +295,16 @@ def test_a_run_of_version_0_1_0_goes_on_and_it_is_said(
     run(make_config(**settings), dataset, resume=True)
     assert "last.pt' does not say what it was trained on (version 0.1.0" in caplog.text
     assert sorted(chain(*shown[:3])) == EVERYTHING
-    assert read_checkpoint(outcome.last).training["data"]["scenes"] == 4
+    assert (read_checkpoint(outcome.last).data or {})["scenes"] == 4
+
+
+def test_the_best_model_remembers_its_data_too(make_config: MakeConfig, dataset: Dataset) -> None:
+    outcome = run(make_config(max_epochs=1, validate_every=1), dataset)
+    assert outcome.best is not None
+    best = read_checkpoint(outcome.best)
+    assert best.training is None
+    assert best.data is not None
+    assert best.data == read_checkpoint(outcome.last).data
 
 
 # Which checkpoint.

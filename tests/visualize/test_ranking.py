@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from person_search.visualize.boxes import IGNORED, QUERY, RIGHT, WRONG
@@ -31,6 +31,7 @@ def rows_of(picture, color):
 coordinates = st.floats(-200, 300, width=32)
 
 
+@settings(deadline=None, derandomize=True)
 @given(x=coordinates, y=coordinates, w=st.floats(0, 200), h=st.floats(0, 200), context=st.floats(0, 1))
 def test_a_crop_shows_what_of_the_box_lies_in_the_picture(x, y, w, h, context):
     image = np.arange(90 * 110 * 3, dtype=np.uint32).astype(np.uint8).reshape(90, 110, 3)
@@ -62,6 +63,7 @@ def test_a_crop_refuses_boxes_without_four_numbers(box):
         crop_person(scene(0), np.array(box, np.float32))
 
 
+@settings(deadline=None, derandomize=True)
 @given(height=st.integers(1, 200), width=st.integers(1, 200), wanted=st.integers(20, 120))
 def test_resizing_keeps_the_aspect_ratio(height, width, wanted):
     resized = fit_height(np.zeros((height, width, 3), np.uint8), wanted)

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from person_search.visualize import curves
@@ -48,6 +48,7 @@ def test_no_metrics_file_means_no_rows(tmp_path):
     assert curves.read_metrics(tmp_path / "metrics.jsonl") == []
 
 
+@settings(deadline=None, derandomize=True)
 @given(values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), window=st.integers(1, 50))
 def test_running_mean_is_the_mean_of_the_last_values(values, window):
     expected = [np.mean(values[max(0, stop - window) : stop]) for stop in range(1, len(values) + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -37,7 +38,7 @@ class CocoDataset(Dataset):
     crowds_with_id_are_people: ClassVar[bool] = True
     """Whether a crowd region that has a person's id is that person, drawn as a mask."""
 
-    other_files: ClassVar[frozenset[str]] = frozenset()
+    other_files: ClassVar[frozenset[str]] = frozenset({"synth.json"})
     """JSON files that lie in the folder and are no annotations."""
 
     def __init__(self, root: Path, config: DataConfig | None = None):
@@ -58,6 +59,8 @@ class CocoDataset(Dataset):
         notes = Notes()
         if own is not None:
             content = self._file(own).own(name, notes)
+            if not content.images:
+                raise UsageError(f"no {name} split: '{own}' lists no images")
         elif shared is not None:
             content = self._shared_content(shared).part(name, notes)
             if not content.images:
@@ -67,7 +70,7 @@ class CocoDataset(Dataset):
         elif any(self._own_file(other) is not None for other in ("train", "test")):
             raise UsageError(f"no {name} split in '{self.root}': expected the file {name}.json")
         else:
-            raise DataError(f"no annotations in '{self.root}'; expected {LAYOUT}")
+            raise DataError(f"no annotations in '{self.root}'; expected {LAYOUT}{self._other_files()}")
         scenes, people = content.scenes(notes)
         queries = content.queries(scenes, people, notes) if name != "train" else []
         return Split(
@@ -99,9 +102,26 @@ class CocoDataset(Dataset):
         except OSError:
             files = []
         for path in files:
-            if path not in {*used, shared} and path.name not in self.other_files:
-                notes.add(self.root, "{n} JSON files are not read: their names are no split's", path.name)
+            if path in {*used, shared} or path.name in self.other_files:
+                continue
+            if (split := split_named(path.stem)) is not None:
+                own = self._own_file(split)
+                assert own is not None
+                notes.add(path, f"it is not read: {own.name} is there for the {split} split")
+            else:
+                notes.add(self.root, "JSON files not read, whose names are no split's: {n}", path.name)
         return notes.lines()
+
+    def _other_files(self) -> str:
+        """JSON files that other programs may have written there, for an error."""
+        try:
+            files = sorted([*self._folder.glob("*.json"), *self._folder.glob("*/*.json")])
+        except OSError:
+            files = []
+        if not files:
+            return ""
+        named = ", ".join(f"'{path.relative_to(self._folder).as_posix()}'" for path in files[:3])
+        return f"; there is {named}{', ...' if len(files) > 3 else ''}: give it such a name in such a place"
 
     @property
     def _folder(self) -> Path:
@@ -132,5 +152,6 @@ class CocoDataset(Dataset):
 
     def _image_root(self, scenes: Sequence[Scene]) -> Path:
         images = self._folder / "images"
-        beside = bool(scenes) and not (images / scenes[0].name).exists() and (self._folder / scenes[0].name).exists()
+        first = scenes[0].name if scenes else ""
+        beside = bool(first) and not os.path.exists(images / first) and os.path.exists(self._folder / first)
         return images if images.is_dir() and not beside else self._folder

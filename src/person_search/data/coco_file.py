@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,10 @@ import numpy as np
 
 from person_search.data.coco_people import (
     PERSON_ID,
+    PLACE,
     Entry,
     PersonKey,
+    annotation_name,
     find_person_key,
     is_crowd,
     people_among,
@@ -23,7 +26,7 @@ from person_search.data.coco_people import (
 )
 from person_search.data.notes import Notes
 from person_search.data.queries import first_box_queries
-from person_search.data.scene import UNLABELLED, Boxes, Query, Scene, SplitName, as_boxes
+from person_search.data.scene import UNLABELLED, Query, Scene, SplitName, as_boxes, overlaps
 from person_search.errors import DataError
 
 SPLIT_NAMES: dict[str, SplitName] = {
@@ -36,6 +39,14 @@ SPLIT_NAMES: dict[str, SplitName] = {
     "testing": "test",
 }
 """What people call the splits."""
+
+
+FARTHEST = 1e9
+"""Pixels from the corner of a picture that no box reaches; NaN is not within them."""
+
+
+CAMERA_KEYS = ("camera_id", "cameraid", "cam", "cam_id", "camid")
+"""What else people call the camera of an image."""
 
 
 def split_named(name: object) -> SplitName | None:
@@ -60,6 +71,7 @@ class CocoFile:
         self._person_key = find_person_key(path, annotations, person_id_key, notes)
         people = people_among(path, categories, annotations, self._person_key, notes)
         self._annotations = [entry for entry, person in zip(annotations, people, strict=True) if person]
+        _note_unused_keys(path, self.images, self._annotations, notes)
         self._notes = notes.lines()
 
     @cached_property
@@ -111,6 +123,8 @@ class CocoFile:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             found = "nothing" if entries is None else type(entries).__name__
             raise DataError(f"'{self.path}': expected a list of objects under \"{key}\", found {found}")
+        for place, entry in enumerate(entries, start=1):
+            entry[PLACE] = place
         return entries
 
 
@@ -132,8 +146,8 @@ class Content:
         boxes: list[list[list[float]]] = [[] for _ in self.images]
         people: list[list[int | None]] = [[] for _ in self.images]
         ignore: list[list[list[float]]] = [[] for _ in self.images]
-        for number, entry in enumerate(self.annotations):
-            where = f"'{self.path}' annotation {entry.get('id', f'number {number + 1}')}"
+        for entry in self.annotations:
+            where = f"'{self.path}' {annotation_name(entry)}"
             scene = self._scene(entry, where)
             box = self._box(entry, where, sizes[scene])
             person = self.person_key.person(entry, where)
@@ -143,7 +157,7 @@ class Content:
                     self.path,
                     f"{{n}} annotations have iscrowd 1 and a {self.person_key.key}: they count as people, as a crowd "
                     "has no id; remove the id where it is to be a region to ignore",
-                    f"annotation {entry.get('id')}",
+                    annotation_name(entry),
                 )
                 crowd = False
             if crowd:
@@ -155,7 +169,8 @@ class Content:
         if any(people) and not known:
             notes.add(
                 self.path,
-                f"none of its {sum(map(len, people))} people has a {self.person_key.key}: none can be found",
+                f"none of its {sum(map(len, people))} people has a {self.person_key.key}: nobody can be searched; if "
+                "their ids have another key, say --person-id-key KEY",
             )
         labels: dict[int | None, int] = {person: label for label, person in enumerate(known)}
         scenes = [
@@ -184,15 +199,15 @@ class Content:
             notes.add(self.path, "its list of queries is empty: nobody is searched; leave it out for the standard ones")
         labels = {person: label for label, person in enumerate(people)}
         queries = []
-        for number, entry in enumerate(self.asked):
-            where = f"'{self.path}' query {number + 1}"
+        for entry in self.asked:
+            where = f"'{self.path}' query {entry[PLACE]}"
             scene = self._scene(entry, where)
             box = as_boxes(self._box(entry, where, scenes[scene].size))[0]
             key = self.person_key if self.person_key.value(entry) is not None else PersonKey(PERSON_ID)
             person = key.person(entry, where)
             label = UNLABELLED if person is None else labels.get(person, UNLABELLED)
             own = scenes[scene].boxes[scenes[scene].person_ids == label] if label >= 0 else as_boxes([])
-            if not (_iou(own, box) >= 0.5).any():
+            if not (overlaps(own, box) >= 0.5).any():
                 raise DataError(
                     f"{where}: the box matches no annotation of person {key.value(entry)} in '{scenes[scene].name}' "
                     "(expected an IoU of 0.5 or more)"
@@ -260,7 +275,7 @@ class Content:
         """``bbox`` of ``entry`` as x1, y1, x2, y2."""
         bbox = entry.get("bbox")
         numbers = bbox if isinstance(bbox, list) else []
-        if len(numbers) != 4 or not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+        if len(numbers) != 4 or not all(type(n) in (int, float) and abs(n) <= FARTHEST for n in numbers):
             raise DataError(f"{where}: expected bbox as four numbers (x, y, w, h), found {bbox!r}")
         x, y, width, height = numbers
         if width <= 0 or height <= 0:
@@ -269,6 +284,30 @@ class Content:
         if x + width <= 0 or y + height <= 0 or x >= far_x or y >= far_y:
             raise DataError(f"{where}: the box {bbox} lies outside its image ({far_x} x {far_y}); correct or remove it")
         return [x, y, x + width, y + height]
+
+
+def _note_unused_keys(path: Path, images: Sequence[Entry], annotations: Sequence[Entry], notes: Notes) -> None:
+    """Note what other programs write and this one reads under another key or not at all."""
+    for entry in annotations:
+        if entry.get("ignore") not in (None, 0, "0") and not is_crowd(entry, f"'{path}' {annotation_name(entry)}"):
+            notes.add(
+                path,
+                "{n} annotations have ignore set, which is not used: give regions to ignore iscrowd 1",
+                annotation_name(entry),
+            )
+        attributes = entry.get("attributes")
+        if attributes and not isinstance(attributes, dict):
+            notes.add(
+                path,
+                "{n} annotations have attributes that are no object of keys and values, and are not used",
+                annotation_name(entry),
+            )
+    if all(image.get("camera") is None for image in images):
+        for image in images:
+            for key in CAMERA_KEYS:
+                if image.get(key) is not None:
+                    what = f"{{n}} images have {key}, which is not used: call it camera, a whole number"
+                    notes.add(path, what, f"'{image.get('file_name')}'")
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -282,14 +321,10 @@ def _json_object(path: Path) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError:
         raise DataError(f"'{path}' is not UTF-8 text; write it again") from None
+    except (RecursionError, ValueError):
+        raise DataError(
+            f"'{path}' holds lists in lists without end or a number of thousands of digits; write it again"
+        ) from None
     if not isinstance(tree, dict):
         raise DataError(f"'{path}': expected an object with images and annotations, found {type(tree).__name__}")
     return tree
-
-
-def _iou(boxes: Boxes, box: Boxes) -> Boxes:
-    """(N,) IoU of (N, 4) ``boxes`` with the (4,) ``box``."""
-    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
-    shared = sides.clip(min=0).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return shared / (areas + (box[2:] - box[:2]).prod() - shared)

@@ -14,6 +14,9 @@ from person_search.errors import DataError, UsageError
 
 Entry = dict[str, Any]
 
+PLACE = "place in the file's list"
+"""Key under which an entry without an id remembers its place, from 1: no key of a file can be meant by it."""
+
 PERSON_NAMES = {
     *("person", "persons", "people", "pedestrian", "pedestrians", "human", "humans"),
     *("man", "men", "woman", "women", "child", "children", "boy", "girl", "adult"),
@@ -39,6 +42,11 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, str) and (match := re.fullmatch(r"\s*([+-]?[0-9]+)(\.0*)?\s*", value)):
         return int(match[1])
     return None
+
+
+def annotation_name(entry: Entry) -> str:
+    """What an annotation is called in errors and notes: its id, or its place in the file."""
+    return f"annotation {entry['id']}" if entry.get("id") is not None else f"annotation number {entry.get(PLACE)}"
 
 
 def same_key(value: object) -> int | str | None:
@@ -81,7 +89,7 @@ class PersonKey:
             return None
         number = whole_number(found)
         if number is None:
-            raise DataError(f"{where}: expected an integer {self.key}, found {found!r}")
+            raise DataError(f"{where}: expected a whole number as {self.key}, found {found!r}")
         second = _attributes(entry).get(self.key)
         if not _empty(second) and whole_number(second) != number:
             raise DataError(f"{where}: {self.key} is {found!r}, and {second!r} in its attributes; correct one")
@@ -141,7 +149,7 @@ def people_among(
     for entry, key in zip(entries, keys, strict=True):
         if key not in names and not _empty(entry.get("category_id")):
             raise DataError(
-                f"'{path}' annotation {entry.get('id')}: category_id {entry['category_id']!r} is not among the file's "
+                f"'{path}' {annotation_name(entry)}: category_id {entry['category_id']!r} is not among the file's "
                 "categories"
             )
     named = {key for key, name in names.items() if _plain(name) in PERSON_NAMES}
@@ -196,7 +204,7 @@ def _note_left_out(
                 path,
                 f"{{n}} annotations have a {person_key.key} and are left out for their category; if they are people, "
                 "give it a person's name",
-                f"'{names[key]}', annotation {entry.get('id')}",
+                f"'{names[key]}', {annotation_name(entry)}",
             )
 
 

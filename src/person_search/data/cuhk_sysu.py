@@ -33,6 +33,7 @@ from person_search.data.scene import (
     SplitName,
     as_boxes,
     every_other_scene,
+    overlaps,
     refuse_validation,
 )
 from person_search.errors import DataError, UsageError
@@ -234,6 +235,8 @@ class CuhkSysuDataset(PublishedDataset):
         sized = np.flatnonzero((found.boxes[:, 2:] > 0).all(axis=1))
         for row in np.setdiff1d(np.arange(len(names)), sized).tolist():
             notes.add(path, "{n} boxes without width or height are left out", f"{entries.name(row)} in {names[row]}")
+        for person in np.setdiff1d(np.arange(count), identities[sized]).tolist():
+            notes.add(path, "{n} identities have no box", f"identity {person + 1}")
         names = [names[row] for row in sized]
         rows = self._annotated(names, found.boxes[sized], _Entries(path, "identity", identities[sized]), notes)
         _give(labels, rows, identities[sized], path, names, notes)
@@ -279,8 +282,8 @@ class CuhkSysuDataset(PublishedDataset):
             same = (images.boxes[first[open_] + nth] == boxes[open_]).all(axis=1)
             rows[open_[same]] = first[open_[same]] + nth
         for row in np.flatnonzero(rows < 0).tolist():
-            overlaps = _iou(_xyxy(images.boxes[first[row] : after[row]]), _xyxy(boxes[row])[0])
-            if not (overlaps >= NEAREST).any():
+            near = overlaps(_xyxy(images.boxes[first[row] : after[row]]), _xyxy(boxes[row])[0])
+            if not (near >= NEAREST).any():
                 shown = ", ".join(f"{number:g}" for number in boxes[row])
                 raise DataError(
                     f"{entries[row]}: the box ({shown}) matches no annotation of '{names[row]}' in Images.mat; "
@@ -288,7 +291,7 @@ class CuhkSysuDataset(PublishedDataset):
                 )
             what = f"{{n}} boxes are not exactly in Images.mat; the nearest there (IoU of {NEAREST} or more) is taken"
             notes.add(entries.path, what, f"{entries.name(row)} in {names[row]}")
-            rows[row] = first[row] + int(overlaps.argmax())
+            rows[row] = first[row] + int(near.argmax())
         return rows
 
     def _rows(self, size: int, numbers: dict[str, int], notes: Notes) -> Iterator[_Row]:
@@ -383,12 +386,6 @@ def _give(labels: Ints, rows: Ints, people: Ints, path: Path, names: Sequence[st
     labels[rows] = people
     for row in np.flatnonzero(labels[rows] != people).tolist():
         notes.add(path, "{n} boxes are given to two people; the later one has them", names[row])
-
-
-def _iou(boxes: Boxes, box: Boxes) -> Boxes:
-    """(N,) IoU of (N, 4) ``boxes`` with the (4,) ``box``."""
-    shared = (np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])).clip(min=0).prod(axis=1)
-    return shared / ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod() - shared)
 
 
 def _xyxy(xywh: list[XYWH] | Xywh) -> Boxes:

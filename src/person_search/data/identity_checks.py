@@ -20,11 +20,13 @@ def identity_name(split: Split, identity: int) -> str:
 
 
 def odd_identities(split: Split) -> tuple[str, ...]:
-    """One line for people annotated twice in a scene and one for ids that are probably nobody's, if there are any."""
+    """What is odd, one line a kind: nobody at all, people annotated twice in a scene, ids probably nobody's."""
     scenes, identities, boxes = _boxes_of_people(split)
     twice = np.flatnonzero(boxes > 1)
     notes = Notes()
     source = f"{split.dataset} {split.name}"
+    if not any(len(scene.boxes) for scene in split.scenes):
+        notes.add(source, f"nobody is annotated in its {len(split.scenes)} scenes")
     scenes_with = np.bincount(identities, minlength=split.num_identities)
     scenes_twice = np.bincount(identities[twice], minlength=split.num_identities)
     nobody = (scenes_twice >= NOBODY_SCENES) & (scenes_twice >= NOBODY_SHARE * scenes_with)

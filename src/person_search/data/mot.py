@@ -128,10 +128,12 @@ class MotDataset(Dataset):
         for folder in inside:
             if folder not in folders:
                 notes.add(self.root, "{n} folders are left out: neither seqinfo.ini nor gt/ in them", folder.name)
-        kept = list({DETECTORS.sub("", folder.name): folder for folder in reversed(folders)}.values())[::-1]
+        kept = list({_scene_name(folder): folder for folder in reversed(folders)}.values())[::-1]
         for folder in folders:
             if folder not in kept:
                 what = "{n} sequences are left out: the same pictures and people as those of another detector"
+                if not _same_people(folder, next(one for one in kept if _scene_name(one) == _scene_name(folder))):
+                    what = "{n} sequences are left out, named as copies of another detector, but gt.txt differs"
                 notes.add(self.root, what, folder.name)
         return kept
 
@@ -190,6 +192,20 @@ class MotDataset(Dataset):
 
 def _is_sequence(folder: Path) -> bool:
     return (folder / "seqinfo.ini").exists() or (folder / "gt").is_dir()
+
+
+def _scene_name(folder: Path) -> str:
+    """The name of a sequence without that of its detector."""
+    return DETECTORS.sub("", folder.name)
+
+
+def _same_people(folder: Path, other: Path) -> bool:
+    """Whether two sequences have the same gt.txt, line ends aside; it may also be missing in the first."""
+    files = [path / "gt" / "gt.txt" for path in (folder, other)]
+    if not all(path.is_file() for path in files):
+        return not files[0].exists()
+    first, second = (path.read_bytes().split() for path in files)
+    return first == second
 
 
 def _identities(parts: Sequence[tuple[Video, Frames]], rows: dict[str, list[Row]]) -> set[Identity]:

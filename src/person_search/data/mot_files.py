@@ -86,6 +86,9 @@ def read_sequence(folder: Path, notes: Notes) -> Video:
     for key in section:
         if key not in KEYS:
             notes.add(path, "{n} settings are not known and not used", key)
+    for other in parser.sections():
+        if other != "Sequence":
+            notes.add(path, "{n} sections other than [Sequence] are not used", f"[{other}]")
     rate = _frame_rate(section, path)
     width, height, length = (_count(section, key, path) for key in ("imWidth", "imHeight", "seqLength"))
     try:
@@ -115,6 +118,7 @@ def read_rows(sequence: Video, notes: Notes) -> list[Row]:
     rows: list[Row] = []
     without_file: list[int] = []
     named: set[int] = set()
+    first_of_class: dict[str, str] = {}
     for number, line in enumerate(_read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
@@ -122,7 +126,8 @@ def read_rows(sequence: Video, notes: Notes) -> list[Row]:
         values = _numbers(line, f"'{path}' {entry}")
         name = _class(values, classes, path, entry, notes)
         if name is not None and name not in PEOPLE | UNCERTAIN:
-            notes.add(path, f"{{n}} rows of class {name} are left out: not people", entry)
+            what = "{n} rows are left out, of classes that are not people"
+            notes.add(path, what, f"{name} from {first_of_class.setdefault(name, entry)} on")
             continue
         frame, person, x, y, width, height, *rest = values
         row = Row(
@@ -134,15 +139,15 @@ def read_rows(sequence: Video, notes: Notes) -> list[Row]:
         named.add(row.frame)
         if row.frame not in present:
             without_file.append(row.frame)
-        elif not _outside(row, sequence.size):
-            rows.append(row)
-        elif row.ignored:
-            notes.add(path, "{n} regions to ignore have no area or lie outside the picture: left out", entry)
+        elif _has_no_area(row):
+            if not row.ignored:
+                raise DataError(f"'{path}' {entry}: the box '{line.strip()}' has no area; correct or remove it")
+            notes.add(path, "regions to ignore that have no area, left out: {n}", entry)
+        elif _outside(row, sequence.size):
+            # Boxes are drawn around whole people, so that one may leave the picture before its track ends.
+            notes.add(path, "rows left out because their box lies wholly outside the picture: {n}", entry)
         else:
-            raise DataError(
-                f"'{path}' {entry}: the box '{line.strip()}' has no area or lies outside the image; "
-                "correct or remove it"
-            )
+            rows.append(row)
     if without_file:
         total = len(rows) + len(without_file)
         sign = _sign(sorted(named), sorted(present))
@@ -218,14 +223,17 @@ def _frames(folder: Path, ending: str, notes: Notes) -> list[tuple[int, str]]:
     if not folder.is_dir():
         raise DataError(f"missing folder '{folder}'; expected {LAYOUT}")
     found: dict[int, list[str]] = {}
+    others: list[str] = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         stem, suffix = os.path.splitext(entry.name)
         if stem.isdecimal() and suffix.lower() in {ending, *PICTURE_SUFFIXES} and entry.is_file():
             found.setdefault(int(stem), []).append(entry.name)
         elif not entry.name.startswith(".") and entry.name.lower() not in SYSTEM_FILES:
+            others.append(entry.name)
             notes.add(folder, f"{{n}} entries are left out: no frames, such as 000001{ending}", entry.name)
     if not found:
-        raise DataError(f"no frames in '{folder}'; expected files such as 000001{ending}")
+        there = f"; found {len(others)} others, the first is {others[0]}; rename them" if others else ""
+        raise DataError(f"no frames in '{folder}'; expected files such as 000001{ending}{there}")
     frames = []
     for number, names in sorted(found.items()):
         chosen = [name for name in names if name.lower().endswith(ending)] if len(names) > 1 else names
@@ -291,11 +299,16 @@ def _class(values: Sequence[float], labels: dict[int, str] | None, path: Path, e
     return (labels or CLASSES).get(number, f"{number} (unknown)")
 
 
+def _has_no_area(row: Row) -> bool:
+    x1, y1, x2, y2 = row.box
+    return x2 <= x1 or y2 <= y1
+
+
 def _outside(row: Row, size: tuple[int | None, int | None]) -> bool:
     """Whether a box is nowhere in the picture."""
     x1, y1, x2, y2 = row.box
     width, height = (math.inf if side is None else side for side in size)
-    return x2 <= x1 or y2 <= y1 or x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
+    return x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height
 
 
 def _sign(named: Sequence[int], files: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def compare_sizes(split: Split) -> SizeCheck:
     contradictions: list[tuple[Path, Scene, tuple[int, int]]] = []
     for scene in (split.scenes[number] for number in numbers):
         path = split.image_root / scene.name
-        if not path.exists():
+        # Unlike Path.exists, this takes a name that no file can have for a file that is not there.
+        if not os.path.exists(path):
             missing.append(scene.name)
             continue
         if scene.size is None:

@@ -23,6 +23,7 @@ from person_search.data.scene import (
     Split,
     SplitName,
     as_boxes,
+    overlaps,
     refuse_validation,
 )
 from person_search.data.settings import PrwSettings
@@ -37,6 +38,10 @@ SPLITS: tuple[SplitName, ...] = ("train", "test")
 ENDING = ".jpg.mat"
 """What a frame's annotation file has after the frame's name."""
 QUERY_FILES = {"standard": "query_info.txt", "mini": "prwmini_query_info.txt"}
+LARGEST = 1e9
+"""No id and no coordinate in pixels is as large."""
+NEAR = 0.5
+"""IoU below which a query's box is not said to be that of the annotation, though it lies on it."""
 FRAMES_PER_SECOND = 25.0
 """Assumed: the set does not say, and only the order of times is used."""
 
@@ -90,7 +95,7 @@ class PrwDataset(PublishedDataset):
             _scene(frame, *rows)
             for frame, *rows in zip(names, np.split(boxes, ends), np.split(labels, ends), strict=True)
         ]
-        queries = self._queries(scenes, known) if name == "test" else []
+        queries = self._queries(scenes, known, notes) if name == "test" else []
         ids_as_written = tuple(str(identity) for identity in known)
         return Split(
             "prw",
@@ -143,7 +148,7 @@ class PrwDataset(PublishedDataset):
         counts, rows = found["counts"], found["rows"]
         frames = np.repeat(np.arange(len(names)), counts)
         for wrong, what in (
-            (~np.isfinite(rows).all(axis=1), "holds a number that is not finite"),
+            (~(np.abs(rows) < LARGEST).all(axis=1), f"holds a number that is not finite or not below {LARGEST:g}"),
             (rows[:, 0] != np.trunc(rows[:, 0]), "holds an id that is not a whole number"),
         ):
             if wrong.any():
@@ -159,7 +164,11 @@ class PrwDataset(PublishedDataset):
     def _train_identities(self) -> Ints:
         path = self.folder / "ID_train.mat"
         variable = mat_files.load(mat_files.read_bytes(path, LAYOUT), path, "ID_train")
-        return np.unique(mat_files.numbers(variable, path).astype(np.int64))
+        found = mat_files.numbers(variable, path).ravel()
+        wrong = ~((found >= 0) & (found < LARGEST) & (found == np.trunc(found)))
+        if wrong.any():
+            raise DataError(f"'{path}': expected ids that are whole numbers from 0, found {found[wrong][0]:g}")
+        return np.unique(found.astype(np.int64))
 
     def _check_known(self, names: list[str], counts: Ints, ids: Ints, known: Ints) -> None:
         unknown = np.flatnonzero((ids >= 0) & ~np.isin(ids, known))
@@ -170,7 +179,7 @@ class PrwDataset(PublishedDataset):
                 "expected training frames to show training identities only"
             )
 
-    def _queries(self, scenes: list[Scene], known: Ints) -> list[Query]:
+    def _queries(self, scenes: list[Scene], known: Ints, notes: Notes) -> list[Query]:
         path = self.folder / QUERY_FILES[self.config.queries]
         try:
             lines = mat_files.read_bytes(path, LAYOUT).decode("utf-8-sig").splitlines()
@@ -185,7 +194,10 @@ class PrwDataset(PublishedDataset):
                 continue
             entry = f"'{path}' line {row}"
             try:
-                person, box = int(words[0]), query_box(*map(float, words[1:5]))
+                numbers_read = [float(word) for word in words[1:5]]
+                if not all(abs(number) < LARGEST for number in numbers_read):
+                    raise ValueError
+                person, box = int(words[0]), query_box(*numbers_read)
                 (name,) = words[5:]
             except (ValueError, TypeError):
                 raise DataError(f"{entry}: expected 'id x y w h name', found '{line.strip()}'") from None
@@ -194,8 +206,12 @@ class PrwDataset(PublishedDataset):
                 raise DataError(f"{entry}: the query's frame '{name}' is not in frame_test.mat; expected a test frame")
             label = labels.get(person, UNLABELLED)
             own = scenes[scene].boxes[scenes[scene].person_ids == label] if label >= 0 else as_boxes([])
-            if not (np.minimum(own[:, 2:], box[2:]) > np.maximum(own[:, :2], box[:2])).all(axis=1).any():
+            overlap = overlaps(own, box).max(initial=0)
+            if overlap <= 0:
                 raise DataError(f"{entry}: the box matches no annotation of person {person} in '{name}.jpg.mat'")
+            if overlap < NEAR:
+                what = f"{{n}} queries' boxes are not those annotated (IoU below {NEAR}); they are used as they stand"
+                notes.add(path, what, f"line {row}")
             queries.append(Query(scene, box, label))
         if not queries:
             raise DataError(f"'{path}' holds no queries; expected lines 'id x y w h name'")

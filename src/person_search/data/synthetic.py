@@ -29,7 +29,6 @@ class SyntheticDataset(CocoDataset):
     """What ``person-search synth --layout coco`` wrote: disjoint identities and scenes in train, val and test."""
 
     crowds_with_id_are_people = False
-    other_files = frozenset({MARKER})
     summary = "written by `person-search synth --out ROOT`: {train,val,test}.json, images/, synth.json"
 
     def __init__(self, root: Path, config: DataConfig | None = None):

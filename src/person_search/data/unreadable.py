@@ -50,6 +50,8 @@ def _reason(path: Path, error: Exception) -> str:
         return "it is a HEIC picture, which is not read here, whatever its name; convert it to JPEG"
     for name, signature in SIGNATURES.items():
         if re.match(signature, start, re.DOTALL):
-            why = "" if isinstance(error, UnidentifiedImageError) else f" ({first_line(error)})"
+            # torchvision says in which line of its source it failed.
+            reason = re.sub(r"^\w+, \S+:\d+, ", "", first_line(error))
+            why = "" if isinstance(error, UnidentifiedImageError) else f" ({reason})"
             return f"its {name} data is cut short or damaged{why}; restore the file or remove it from the dataset"
     return f"expected {', '.join(SIGNATURES)} data, found something else; convert it or remove it"

@@ -16,6 +16,7 @@ import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.reduction import DupFd
+from types import FrameType
 from typing import Any
 
 import torch
@@ -185,6 +186,15 @@ def _fetch(stream: bytes, memory: Any, sizes: Sequence[int]) -> Any:
 
 
 def _start_worker(number: int) -> None:
-    """Leave Ctrl-C to the main process, which still wants its last batch, and let it end this one as usual."""
+    """Leave stopping to the main process, which still wants its last batch, and let it end this one as usual.
+
+    Ctrl-C goes to all processes of a terminal, and many a program that ends another, such as ``timeout`` or a
+    container's, sends SIGTERM to all of its group. Only a second SIGTERM is meant for this process alone: the main
+    process sends two to a worker that does not end by itself.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _wait_for_a_second)
+
+
+def _wait_for_a_second(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)

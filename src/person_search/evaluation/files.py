@@ -9,16 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from person_search.errors import DataError, UsageError
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.record import RECORD, Record, read_record, record_text
-from person_search.evaluation.results import Results, write_results
-from person_search.files import replacing_folder
+from person_search.evaluation.results import Results, results_text
+from person_search.files import replace_file, replace_text, replacing_folder
 
 EVALUATION = "evaluation"
 """Folder inside that of the run; every evaluation has one of its own there."""
 PREDICTIONS, RESULTS, REFERENCES = "predictions.npz", "results.json", "references.json"
 OURS = {PREDICTIONS, RESULTS, REFERENCES, RECORD}
+_ROWS = TypeAdapter(list[dict[str, str | float | None]])
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,26 @@ def refuse_others(folder: Path, record: Record) -> None:
 
 def write_evaluation(
     folder: Path, record: Record, predictions: Predictions, results: Results, references: Sequence[tuple[str, Results]]
-) -> None:
-    """Write the whole folder, or leave what is there. Raises as ``refuse_others`` does."""
+) -> list[str]:
+    """Write the whole folder, or leave what is there. Raises as ``refuse_others`` does.
+
+    Reference rows that an earlier evaluation of the same identity had, and this one has not, are kept; returns what is
+    to be said of them.
+    """
     refuse_others(folder, record)
+    target = folder.resolve()
+    rows = _search_rows(references)
+    kept, said = _rows_kept(target, rows)
     try:
-        with replacing_folder(folder.resolve()) as new:
-            predictions.save(new / PREDICTIONS)
-            write_results(results, new / RESULTS)
-            if references:
-                (new / REFERENCES).write_text(json.dumps(_search_rows(references), indent=1), encoding="utf-8")
-            (new / RECORD).write_bytes(record_text(record))
+        with replacing_folder(target) as new:
+            replace_file(new / PREDICTIONS, predictions.write)
+            replace_file(new / RESULTS, lambda file: file.write(results_text(results)))
+            if rows or kept:
+                replace_text(new / REFERENCES, json.dumps([*kept, *rows], indent=1))
+            replace_file(new / RECORD, lambda file: file.write(record_text(record)))
     except OSError as error:
         raise _unwritable(folder, error) from None
+    return said
 
 
 def read_references(folder: Path) -> list[dict[str, Any]]:
@@ -86,10 +97,10 @@ def read_references(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read '{path}': {error}; evaluate again with --references") from None
-    return rows
+        return _ROWS.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
+        raise DataError(f"cannot read '{path}': {reason}; evaluate again with --references") from None
 
 
 def evaluations_of(run_dir: Path) -> tuple[list[Evaluation], list[str]]:
@@ -140,6 +151,18 @@ def _wanted(run_dir: Path, wanted: Path, evaluations: Sequence[Evaluation]) -> E
             f"give --run-dir {Path(record.checkpoint).parent}"
         )
     return Evaluation(wanted, record)
+
+
+def _rows_kept(target: Path, made: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Reference rows of the evaluation at ``target`` that are not ``made`` anew, and what is to be said of them."""
+    names = {row["name"] for row in made}
+    try:
+        kept = [row for row in read_references(target) if row.get("name") not in names]
+    except DataError as error:
+        # Hours of work are not given up for rows that can be made again.
+        return [], [f"the reference rows of the evaluation before are dropped: {error}"]
+    told = ", ".join(f"'{row.get('name')}'" for row in kept)
+    return kept, [f"kept from the evaluation before, of the same model, data and settings: {told}"] if kept else []
 
 
 def _search_rows(references: Sequence[tuple[str, Results]]) -> list[dict[str, Any]]:

@@ -62,7 +62,8 @@ def doubts_about_detections(
     if could and matched <= HARDLY_ANY * could:
         yield (
             f"{given.source}: {matched} of {len(kept)} detections are on one of the {boxes} true boxes (IoU 0.5); "
-            f"expected x1, y1, x2, y2 in pixels of the original image, found {kept.min():.4g} to {kept.max():.4g}"
+            "the model has learnt little yet, or boxes are not x1, y1, x2, y2 in pixels of the original image "
+            f"(found {kept.min():.4g} to {kept.max():.4g})"
         )
 
 
@@ -106,8 +107,8 @@ def doubts_about_search(searched: Predictions, split: Split, search: list[Search
             )
         elif metrics.recall == 0 and len(searched):
             yield (
-                f"{searched.source}, {metrics.protocol}: in no gallery is a detection on the query's person; "
-                f"{len(searched)} detections are searched by {metrics.queries} queries"
+                f"{searched.source}, {metrics.protocol}: in no gallery is a detection on the query's person "
+                f"(queries: {metrics.queries}, detections searched: {len(searched)})"
             )
 
 

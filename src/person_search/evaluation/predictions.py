@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,14 +110,18 @@ class Predictions:
         """Raise DataError, with ``source``, array, shape and rule, for the first rule that is violated."""
         _Check(self).run()
 
-    def save(self, path: Path) -> None:
-        """Write the file whole or not at all. Raises DataError when it cannot be written or is not valid."""
+    def write(self, file: BinaryIO) -> None:
+        """Write the contents of a predictions file. Raises DataError when they are not valid, OSError."""
         self.validate()
         arrays = {name: value for name in (*REQUIRED, *CONTEXT) if (value := getattr(self, name)) is not None}
         if self.model_id is not None:
             arrays[MODEL_ID] = np.array(self.model_id)
+        np.savez(file, **arrays)
+
+    def save(self, path: Path) -> None:
+        """Write the file whole or not at all. Raises DataError when it cannot be written or is not valid."""
         with whole_file(path, "predictions") as file:
-            np.savez(file, **arrays)
+            self.write(file)
 
     @classmethod
     def load(cls, path: Path) -> Predictions:

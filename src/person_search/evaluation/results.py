@@ -214,10 +214,15 @@ def score_with_rankings(
     return results, rankings
 
 
+def results_text(results: Results) -> bytes:
+    """Content of ``results.json``."""
+    return _ADAPTER.dump_json(results)
+
+
 def write_results(results: Results, path: Path) -> None:
     """Write ``results.json``, whole or not at all. Raises DataError."""
     with whole_file(path, "results") as file:
-        file.write(_ADAPTER.dump_json(results))
+        file.write(results_text(results))
 
 
 def read_results(path: Path) -> Results:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from person_search.config import Config, load_config
 from person_search.data.catalogue import open_split
-from person_search.data.holdout import validation_protocol, validation_split
+from person_search.data.fingerprint import fingerprint
+from person_search.data.holdout import hold_out, validation_protocol, validation_split
 from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
 from person_search.errors import UsageError
 from person_search.sections import flat
@@ -37,15 +39,28 @@ def protocols_of(dataset: Dataset, split: Split, config: Config) -> list[Protoco
     ]
 
 
-def refuse_other_holdout(dataset: Dataset, config: Config, run_dir: Path) -> None:
-    """Raise UsageError where ``config`` would hold out other scenes than the run in ``run_dir`` did.
+def refuse_other_holdout(dataset: Dataset, config: Config, checkpoint: Path, trained_on: dict[str, Any] | None) -> None:
+    """Raise UsageError where ``config`` would hold out other scenes than the training of ``checkpoint`` did.
 
-    What a model was trained on would pass for held out. A folder without settings of a run cannot tell.
+    What a model was trained on would pass for held out. It is told by the settings in the run folder, and by
+    ``trained_on``, what the checkpoint remembers of its scenes; where neither is there it cannot be told.
     """
-    path = run_dir / "config.yaml"
-    if dataset.has_validation() or not path.is_file():
+    if dataset.has_validation():
         return
-    run, given = load_config(path), flat(config.data)
+    path = checkpoint.parent / "config.yaml"
+    if path.is_file():
+        _refuse_other_settings(config, load_config(path), checkpoint.parent)
+    share, seed = config.data.validation_share, config.training.seed
+    if trained_on is not None and share and fingerprint(hold_out(dataset, share, seed)[0]) != trained_on["fingerprint"]:
+        raise UsageError(
+            f"--split val: of '{config.data.data_root}' validation_share {share:g} with seed {seed} leaves other "
+            f"scenes for training than '{checkpoint}' was trained on, so that some of those could pass for held out; "
+            "give the data and settings of its training, or use --split test"
+        )
+
+
+def _refuse_other_settings(config: Config, run: Config, run_dir: Path) -> None:
+    given = flat(config.data)
     differing = [
         f"{key} {given[key]} (the run: {old})"
         for key, old in flat(run.data).items()

@@ -57,11 +57,13 @@ class StoredModel:
         model: with ``overrides`` applied.
         file: the checkpoint file.
         config: the model's settings as the file has them.
+        data: what the file remembers of the scenes that the model was trained on, or None.
     """
 
     model: PersonSearchModel
     file: Path
     config: MethodSettings
+    data: dict[str, Any] | None = None
 
     @cached_property
     def model_id(self) -> str:
@@ -76,7 +78,7 @@ def load_stored(path: str | Path, *, device: str | torch.device = "cpu", **overr
     config = override(checkpoint.model_config, overrides)
     model = build_model(config, checkpoint.num_identities, load_weights=False)
     load_model_state(model, checkpoint, file)
-    return StoredModel(model.eval().to(device), file, checkpoint.model_config)
+    return StoredModel(model.eval().to(device), file, checkpoint.model_config, checkpoint.data)
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from person_search.data.writers.records import SceneRecord
 from person_search.errors import DataError, UsageError
 from person_search.files import replacing_folder
 from person_search.synth.appearance import Appearance, draw_identities
+from person_search.synth.contents import FILES, contents, is_complete, strangers
 from person_search.synth.plan import STREAM_IDENTITIES, ScenePlan, make_plan
 from person_search.synth.scenes import Studio
 from person_search.synth.settings import SynthConfig
@@ -39,8 +41,8 @@ def generate(
     core; scripts that call this need the usual ``if __name__ == "__main__"``); the files do not depend on it. The
     dataset is written beside its place and moved there when complete; one made with other settings is replaced.
 
-    Raises UsageError when ``config.out`` holds something else or ``workers`` is below 1, DataError when it cannot be
-    written.
+    Raises UsageError when ``config.out`` holds anything that was not made here, or was changed since, or ``workers`` is
+    below 1, DataError when it cannot be written.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers: expected 1 or more, found {workers}")
@@ -50,6 +52,8 @@ def generate(
     try:
         with replacing_folder(out) as folder:
             _write(config, folder, progress, workers)
+            # Somebody may have put something there while the scenes were drawn.
+            _is_current(out, config)
     except OSError as error:
         raise DataError(
             f"cannot write the dataset to '{config.out}': {error.strerror or error}; make room or choose another --out"
@@ -60,21 +64,32 @@ def generate(
 
 
 def _is_current(out: Path, config: SynthConfig) -> bool:
-    """Whether ``out`` already holds this very dataset. Raises UsageError when it holds anything else."""
+    """Whether ``out`` already holds this very dataset; False where there is none, or another that may be replaced.
+
+    Raises UsageError when it holds anything else.
+    """
     try:
         if not out.exists() or (out.is_dir() and not any(out.iterdir())):
             return False
         if not out.is_dir():
             raise UsageError(f"--out '{config.out}' is a file; expected a folder")
-        settings = read_marker(out)
+        marker = read_marker(out)
+        if marker is None:
+            raise UsageError(
+                f"--out '{config.out}' is not empty and holds no synthetic dataset (no {MARKER}); "
+                "choose another folder or empty it"
+            )
+        current = {key: value for key, value in marker.items() if key != FILES} == config.fingerprint()
+        current = current and is_complete(out, marker)
+        found = strangers(out, marker, unchanged=not current)
     except OSError as error:
         raise DataError(f"cannot read '{config.out}': {error.strerror}; choose another --out") from None
-    if settings is None:
+    if found:
         raise UsageError(
-            f"--out '{config.out}' is not empty and holds no synthetic dataset (no {MARKER}); "
-            "choose another folder or empty it"
+            f"--out '{config.out}' holds more than the synthetic dataset that was made there: {found}; nothing "
+            "there is replaced, choose another folder or empty it"
         )
-    return settings == config.fingerprint()
+    return current
 
 
 def _write(config: SynthConfig, folder: Path, progress: Callable[[int, int], None] | None, workers: int | None) -> None:
@@ -89,7 +104,15 @@ def _write(config: SynthConfig, folder: Path, progress: Callable[[int, int], Non
         if progress is not None:
             progress(len(records), len(plans))
     writer.write(folder, records, config.min_visibility)
-    (folder / MARKER).write_text(json.dumps(config.fingerprint(), indent=2) + "\n", encoding="utf-8")
+    marker = config.fingerprint() | {FILES: contents(folder)}
+    (folder / MARKER).write_text(_one_line_each(marker), encoding="utf-8")
+
+
+def _one_line_each(marker: dict[str, Any]) -> str:
+    """The marker as JSON that a person can read: one setting, or one file, a line."""
+    settings = "".join(f'  "{key}": {json.dumps(value)},\n' for key, value in marker.items() if key != FILES)
+    files = ",\n".join(f"    {json.dumps(name)}: {json.dumps(file)}" for name, file in marker[FILES].items())
+    return f'{{\n{settings}  "{FILES}": {{\n{files}\n  }}\n}}\n'
 
 
 def _draw_all(

@@ -40,12 +40,15 @@ class Checkpoint:
         model_config, num_identities: what ``build_model`` needs to make the model again.
         model: its state dict, on the CPU.
         training: what else a run needs to continue (plain values and tensors); None in a file only for use.
+        data: what is remembered of the scenes that it was trained on; None where it is not known, as in files of
+            version 0.1.0.
     """
 
     model_config: MethodSettings
     num_identities: int
     model: dict[str, Tensor]
     training: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
 
 
 def epoch_name(epoch: int) -> str:
@@ -66,6 +69,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "num_identities": checkpoint.num_identities,
         "model": dict(checkpoint.model),
         "training": checkpoint.training,
+        "data": checkpoint.data,
     }
     try:
         replace_file(path, lambda file: torch.save(contents, file))
@@ -103,7 +107,7 @@ def as_checkpoint(contents: Any, path: Path) -> Checkpoint:
         state = contents["model"]
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("model is no dict of tensors")
-        return Checkpoint(config, int(contents["num_identities"]), state, contents["training"])
+        return Checkpoint(config, int(contents["num_identities"]), state, contents["training"], contents.get("data"))
     except UsageError as error:
         raise CheckpointError(f"this version cannot read all settings of {error}") from None
     except (KeyError, TypeError, ValueError) as error:

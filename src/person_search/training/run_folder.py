@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from person_search.config import Config, to_yaml
+from person_search.config import Config, parse, to_yaml
 from person_search.data.fingerprint import fingerprint
 from person_search.data.image_sizes import aspect_ratios
 from person_search.data.loading import unreadable_scenes
@@ -86,6 +86,15 @@ def open_run(run_dir: Path, *, resume: bool) -> tuple[Path, Checkpoint] | None:
     if newest is None:
         log.warning("there is no checkpoint in '%s' to resume from; the run starts at the beginning", run_dir)
     return newest
+
+
+def trained_with(path: Path, checkpoint: Checkpoint) -> Config | None:
+    """The settings that the run of the checkpoint ``path`` had when it wrote it, whoever edited its files since.
+
+    None where the file has none, as in version 0.1.0. Raises UsageError where this version does not know them.
+    """
+    settings = (checkpoint.training or {}).get("settings")
+    return None if settings is None else parse(settings, f"checkpoint '{path}'")
 
 
 def agree_on_start(start: tuple[Path, Checkpoint] | None) -> None:

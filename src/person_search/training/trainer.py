@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from person_search.config import Config, with_settings
+from person_search.config import Config, plain, with_settings
 from person_search.data.catalogue import notes_of, open_dataset
 from person_search.data.loading import Batch, TrainingOrder, raise_errors, training_batches
 from person_search.data.picture_sizes import check_sizes
@@ -74,6 +74,7 @@ from person_search.training.run_folder import (
     noted_aspect_ratios,
     open_run,
     scenes_to_train_on,
+    trained_with,
     write_config,
 )
 from person_search.training.schedules import build_schedules
@@ -124,6 +125,8 @@ def train(
     config = with_settings(config, **dict(zip(("devices", "nodes"), process_counts(config.training), strict=True)))
     start = open_run(run_dir, resume=resume)
     own = own_config(run_dir) if resume else None
+    if start and own:
+        own = trained_with(*start) or own
     changes = check_changes(run_dir, own, config) if start else changes_between(own or config, config)
     dataset = dataset or open_dataset(config.data)
     split, validation = training_and_validation(dataset, config)
@@ -417,7 +420,9 @@ class Run:
             if self.fabric.is_global_zero:
                 training = None if for_use else self._training_state(randomness)
                 check_finite(self.model.state_dict(), f"the weights are broken after step {self.position.step}")
-                contents = Checkpoint(self.model.config, self.model.num_identities, self.model.state_dict(), training)
+                contents = Checkpoint(
+                    self.model.config, self.model.num_identities, self.model.state_dict(), training, self.data
+                )
                 save_checkpoint(self.config.training.run_dir / name, contents)
 
     def _training_state(self, randomness: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
@@ -428,9 +433,9 @@ class Run:
             },
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
             "scaler": self.scaler.state_dict() if self.scaler else {},
-            "data": self.data,
             "position": asdict(self.position),
             "randomness": randomness,
+            "settings": plain(self.config.model_dump()),
         }
 
     def restore(self, path: Path, checkpoint: Checkpoint, *, began_with: Config) -> None:
@@ -439,7 +444,7 @@ class Run:
         Raises CheckpointError when it is of another training, UsageError for fewer steps than it has taken.
         """
         state = checkpoint.training or {}
-        check_data(path, state.get("data"), self.data)
+        check_data(path, checkpoint.data, self.data)
         given = flat(self.config.model)
         changed = [key for key, value in flat(checkpoint.model_config).items() if value != given.get(key, value)]
         if changed:
