@@ -128,6 +128,19 @@ def test_batches_without_people_or_identities_train(method, reid_loss, ids):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("ids", [(), (0,)])
+def test_a_batch_with_one_roi_or_none_trains_and_leaves_finite_statistics(method, ids):
+    """All else lies on regions to ignore; batch normalisation can do nothing with a single row."""
+    there = people(*ids)
+    ignoring = Target(there.boxes, there.person_ids, torch.tensor([[0.0, 0, 96, 64]]))
+    model = small(method, roi_fg_iou=1.0).train()
+    total = sum(model(pictures()[:1], [ignoring]).values())
+    total.backward()
+    assert torch.isfinite(total)
+    assert all(torch.isfinite(value).all() for value in model.buffers())
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_query_embeddings_come_from_the_same_pass_and_equal_embed(method):
     model = small(method).eval()
     boxes = [torch.tensor([[5.0, 5, 30, 60]]), torch.zeros(0, 4)]

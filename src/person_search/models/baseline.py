@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from person_search.models.box_heads import LightHead, box_loss, softmax_classification_loss
 from person_search.models.detections import Target
-from person_search.models.distributed import counted, total_of
+from person_search.models.distributed import counted
 from person_search.models.embedding import Neck
 from person_search.models.method_settings import BaselineSettings
 from person_search.models.reid_loss import identify
-from person_search.models.roi_sampling import LabelledRois, SampledRois, pk_sample
+from person_search.models.roi_sampling import LabelledRois, SampledRois, enough_to_normalise, pk_sample
 from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
 from person_search.registry import losses as reid_losses
 
@@ -79,14 +78,8 @@ class Baseline(TwoStageModel):
 
     def _identify(self, features: FeatureMaps, people: list[LabelledRois]) -> Tensor:
         """Weighted re-ID loss, the mean over levels."""
-        number, device = sum(len(rois.labels) for rois in people), features.maps.device
-        self.metrics["reid_rois"] = counted(torch.tensor(number))
-        norms = [part for part in self.neck.modules() if isinstance(part, _BatchNorm) and part.training]
-        synchronised = any(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
-        if norms and (total_of(number, device) if synchronised else number) < 2:
-            # Batch normalisation trains on two rows at least. With none the same path is gone, for the other processes'
-            # sake: they wait for this one's gradients and normalisation, and it needs their embeddings in its tables.
-            people = [rois.take(slice(0)) for rois in people]
+        self.metrics["reid_rois"] = counted(torch.tensor(sum(len(rois.labels) for rois in people)))
+        people = enough_to_normalise(people, self.neck)
         necked = self.neck(self.pool(self.align(features, [rois.boxes for rois in people])))
         results = [identify(self.reid_loss[level], x, people) for level, x in necked.items()]
         self.metrics["identity_accuracy"] = torch.stack([accuracy for _, accuracy in results]).mean()

@@ -9,7 +9,7 @@ from person_search.models.detections import Target
 from person_search.models.embedding import Projection, norm_aware
 from person_search.models.method_settings import NaeSettings
 from person_search.models.reid_loss import identify
-from person_search.models.roi_sampling import SampledRois
+from person_search.models.roi_sampling import SampledRois, enough_to_normalise
 from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
 from person_search.registry import losses as reid_losses
 
@@ -31,6 +31,7 @@ class NAE(TwoStageModel):
         self, features: FeatureMaps, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
     ) -> dict[str, Tensor]:
         """Classification by length, box and re-ID loss, all on the sampled RoIs."""
+        sampled = enough_to_normalise(sampled, self.projection)
         pooled = self.pool(self.align(features, [rois.boxes for rois in sampled]))
         direction, logits = self._embed(pooled)
         reid, accuracy = identify(self.reid_loss, direction, sampled)

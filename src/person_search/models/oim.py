@@ -10,7 +10,7 @@ from person_search.models.detections import Target
 from person_search.models.embedding import Projection
 from person_search.models.method_settings import OimSettings
 from person_search.models.reid_loss import identify
-from person_search.models.roi_sampling import SampledRois
+from person_search.models.roi_sampling import SampledRois, enough_to_normalise
 from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
 from person_search.registry import losses as reid_losses
 
@@ -32,6 +32,7 @@ class OIM(TwoStageModel):
         self, features: FeatureMaps, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
     ) -> dict[str, Tensor]:
         """Classification, box and re-ID loss, all on the sampled RoIs."""
+        sampled = enough_to_normalise(sampled, self.projection)
         pooled = self.pool(self.align(features, [rois.boxes for rois in sampled]))
         logits, deltas = self._detect(pooled)
         reid, accuracy = identify(self.reid_loss, self.projection(pooled), sampled)

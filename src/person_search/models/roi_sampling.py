@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_area, box_iou
 
 from person_search.models.detections import Target
+from person_search.models.distributed import total_of
 from person_search.models.random_draws import Draw, choose, generator_of
 from person_search.models.settings import RoiSettings
 
@@ -40,9 +43,9 @@ class LabelledRois:
         """(n,) bool."""
         return self.labels > BACKGROUND
 
-    def take(self, chosen: Tensor | slice) -> LabelledRois:
+    def take(self, chosen: Tensor | slice) -> Self:
         """Those of ``chosen``: row numbers, a slice, or (n,) bool."""
-        return LabelledRois(self.boxes[chosen], self.labels[chosen], self.overlaps[chosen])
+        return type(self)(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,22 @@ class SampledRois(LabelledRois):
 
     deltas: Tensor
     owners: Tensor
+
+
+Rois = TypeVar("Rois", bound=LabelledRois)
+
+
+def enough_to_normalise(rois: list[Rois], head: nn.Module) -> list[Rois]:
+    """The RoIs of all images, or none of them where batch normalisation in ``head`` cannot train on so few.
+
+    It trains on two rows at least. With none the same path is gone, for the other processes' sake: they wait for this
+    one's gradients and normalisation, and it needs their embeddings in its tables.
+    """
+    norms = [part for part in head.modules() if isinstance(part, _BatchNorm) and part.training]
+    number = sum(len(each.labels) for each in rois)
+    if any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
+        number = total_of(number, rois[0].labels.device)
+    return [each.take(slice(0)) for each in rois] if norms and number < 2 else rois
 
 
 def on_ignored(boxes: Tensor, ignore: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from person_search.models.embedding import Projection, norm_aware
 from person_search.models.method_settings import SeqNetSettings
 from person_search.models.random_draws import Draw
 from person_search.models.reid_loss import identify
-from person_search.models.roi_sampling import DetectionSampler, SampledRois
+from person_search.models.roi_sampling import DetectionSampler, SampledRois, enough_to_normalise
 from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
 from person_search.registry import losses as reid_losses
 
@@ -60,6 +60,7 @@ class SeqNet(TwoStageModel):
         """Classification and box loss of the first head; classification by length, box and re-ID loss of the second."""
         logits, deltas = self._detect(features, [rois.boxes for rois in sampled])
         found = self.sample_detections(self._moved(features, sampled, deltas.detach()), targets)
+        found = enough_to_normalise(found, self.projection)
         pooled = self.pool(self.align(features, [rois.boxes for rois in found]))
         direction, person = self._embed(pooled)
         refined = self.refined_bbox_pred(pooled["C5"]).float()
