@@ -364,7 +364,7 @@ def _owners(section: type[Section], has: Callable[[Section], bool]) -> str:
     """The kinds of ``section`` of which ``has`` is true, in words."""
     assert section.kinds is not None
     names = [f"'{name}'" for name in section.kinds.names() if has(section.chosen(name))]
-    return f"the {section.kinds.kind}{'' if len(names) == 1 else 's'} {', '.join(names)}" if names else ""
+    return f"the {section.kinds.kind} {' or '.join(names)}" if names else ""
 
 
 def _chosen_sections(section: Section) -> Iterator[type[Section]]:

@@ -313,10 +313,10 @@ def test_a_name_or_network_that_is_of_no_use_is_refused_with_the_reason(name: st
 
 @pytest.mark.parametrize("name", ["convnext_tiny", LITE0])
 def test_settings_that_a_family_does_not_have_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=r"unknown setting 'flavour'.*backbones 'resnet101'"):
+    with pytest.raises(UsageError, match=r"unknown setting 'flavour'.*backbone 'resnet101'"):
         named_backbone(name, cut="layer3", flavour="caffe")
     if name.startswith(PREFIX):
-        with pytest.raises(UsageError, match=r"unknown setting 'width'.*backbones 'convnext_base'"):
+        with pytest.raises(UsageError, match=r"unknown setting 'width'.*backbone 'convnext_base'"):
             named_backbone(name, cut="layer3", width=0.5)
 
 

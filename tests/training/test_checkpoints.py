@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from person_search.config import method_settings
+from person_search.config import method_settings, override
 from person_search.errors import CheckpointError
 from person_search.models.building import build_model
 from person_search.training.checkpoints import (
@@ -210,9 +210,9 @@ def test_other_identities_or_shapes_are_named() -> None:
     model = build_model(TINY, 3)
     with pytest.raises(CheckpointError, match=r"a\.pt.*trained on 5 identities, the data has 3"):
         load_model_state(model, as_checkpoint(build_model(TINY, 5)), Path("a.pt"))
-    wider = build_model(TINY.model_copy(update={"width": 0.25}), 3)
+    wider = build_model(override(TINY, {"width": 0.25}), 3)
     with pytest.raises(CheckpointError, match=r"'trunk\.conv1\.weight' is .*, the model wants"):
         load_model_state(model, as_checkpoint(wider), Path("a.pt"))
-    other = build_model(TINY.model_copy(update={"method": "oim"}), 3)
+    other = build_model(override(TINY, {"method": "oim"}), 3)
     with pytest.raises(CheckpointError, match=r"method 'oim', the model of 'baseline'"):
         start_from(model, as_checkpoint(other), Path("a.pt"))
