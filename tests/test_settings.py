@@ -10,8 +10,17 @@ import pytest
 import yaml
 from pydantic import Field, SerializeAsAny
 
-from person_search import cli, registry
-from person_search.config import Config, DataConfig, load_config, method_settings, parse, to_yaml, with_settings
+from person_search import cli, commands, registry
+from person_search.config import (
+    Config,
+    DataConfig,
+    load_config,
+    method_settings,
+    override,
+    parse,
+    to_yaml,
+    with_settings,
+)
 from person_search.data.settings import MotSettings
 from person_search.errors import UsageError
 from person_search.models.settings import (
@@ -224,6 +233,21 @@ def test_help_shows_the_settings_of_the_method_chosen(capsys: pytest.CaptureFixt
     nae = shown("--method", "nae")
     assert "--pk-per-person" not in nae
     assert "512.0" in nae
+
+
+def test_a_checkpoint_alone_takes_the_test_settings_of_any_method(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    monkeypatch.setattr(commands, "run_prediction", lambda *_, overrides, **__: given.append(overrides))
+    words = ["predict", "--checkpoint", str(tmp_path / "alone.pt"), "--first-nms-threshold", "0.3"]
+    assert cli.run(words, cli.dispatch) == 0
+    assert given == [{"first_nms_threshold": 0.3}]
+    with pytest.raises(UsageError, match=r"'first_nms_threshold'\. It is a setting of the method 'seqnet'"):
+        override(Config().model, given[0])
+    (tmp_path / "config.yaml").write_text(to_yaml(with_settings(Config(), method="nae")))
+    assert cli.run(words, cli.dispatch) == 2
+    assert "'--first-nms-threshold'. It is a setting of the method 'seqnet'" in capsys.readouterr().err
 
 
 def test_what_another_method_does_not_have_is_left_out_of_a_config_and_said(

@@ -17,12 +17,14 @@ from person_search.config import (
     changed,
     choices,
     load_config,
+    method_settings,
     plugins_imported,
     whose,
     with_settings,
 )
 from person_search.errors import UsageError
-from person_search.flags import flags_like, settings_in, take_option, values_of
+from person_search.flags import flags_for, flags_like, settings_in, take_option, values_of
+from person_search.registry import methods
 from person_search.sections import leaves
 
 log = logging.getLogger(__name__)
@@ -59,9 +61,14 @@ def running_sections(config: Config) -> list[tuple[str, Any, Any]]:
 
 
 def at_test(config: Config) -> tuple[str, Any]:
-    """Flags, unset, for the settings of the model that may differ between training and test."""
-    names = [leaf.name for leaf in leaves(config.model) if leaf.key in leaf.section.at_test]
-    return "model", flags_like(config.model, names)
+    """Flags, unset, for the settings of the model that may differ between training and test.
+
+    Where ``config`` says nothing of the model, as beside a checkpoint that lies alone, they are those of all methods.
+    """
+    known = config.model != Config().model
+    kinds = [config.model] if known else [method_settings(name) for name in methods.names()]
+    found = {leaf.name: leaf for kind in kinds for leaf in leaves(kind) if leaf.key in leaf.section.at_test}
+    return "model", flags_for(found.values(), "Model", type(kinds[0]).__doc__ if known else "The model.", unset=True)
 
 
 def settings_from(options: Any, *sections: str, given_only: bool = False) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import tyro
 
 from person_search.errors import UsageError, nearest
-from person_search.sections import Section, leaves
+from person_search.sections import Leaf, Section, leaves
 
 
 class UnknownOption(UsageError):
@@ -30,15 +30,19 @@ def flags_like(settings: Section, only: Collection[str] | None = None) -> Any:
     With ``only`` there are flags for those names alone, and they are left unset (None). Ranges are not checked here but
     when the config is put together, whose errors name the key.
     """
+    found = [leaf for leaf in leaves(settings) if only is None or leaf.name in only]
+    return flags_for(found, type(settings).__name__, type(settings).__doc__, unset=only is not None)
+
+
+def flags_for(settings: Iterable[Leaf], name: str, about: str | None, *, unset: bool) -> Any:
+    """As ``flags_like``, for any settings, described as ``about`` as a whole."""
     fields: list[Any] = []
-    for leaf in leaves(settings):
-        if only is None or leaf.name in only:
-            kind: Any = leaf.annotation if only is None else leaf.annotation | None
-            described = Annotated[kind, tyro.conf.arg(help=leaf.description)]
-            default = leaf.value if only is None else None
-            fields.append((leaf.name, described, dataclasses.field(default=default)))
-    made = dataclasses.make_dataclass(f"{type(settings).__name__}Flags", fields, frozen=True)
-    made.__doc__ = type(settings).__doc__
+    for leaf in settings:
+        kind: Any = leaf.annotation | None if unset else leaf.annotation
+        described = Annotated[kind, tyro.conf.arg(help=leaf.description)]
+        fields.append((leaf.name, described, dataclasses.field(default=None if unset else leaf.value)))
+    made = dataclasses.make_dataclass(f"{name}Flags", fields, frozen=True)
+    made.__doc__ = about
     return made()
 
 

@@ -192,7 +192,7 @@ def as_checkpoint(model) -> Checkpoint:
 
 @pytest.mark.parametrize("loss", ["oim", "softmax"])
 def test_starting_from_other_data_takes_all_but_the_identities(loss: str) -> None:
-    config = TINY.model_copy(update={"reid_loss": loss})
+    config = override(TINY, {"reid_loss": loss})
     old, new = build_model(config, 3), build_model(config, 5)
     with torch.no_grad():
         for value in old.state_dict().values():
