@@ -35,7 +35,6 @@ def saved(variables: dict[str, object], compress: bool = True) -> bytes:
 
 
 @limits
-@settings(deadline=None, derandomize=True)
 @given(matrix=matrices, compress=st.booleans(), name=st.sampled_from(["x", "box_new", "a_rather_long_name"]))
 def test_matrices(matrix: np.ndarray, compress: bool, name: str) -> None:
     found = mat_files.numbers(
@@ -47,7 +46,6 @@ def test_matrices(matrix: np.ndarray, compress: bool, name: str) -> None:
 
 
 @limits
-@settings(deadline=None, derandomize=True)
 @given(rows=st.lists(st.tuples(texts, matrices), max_size=5), compress=st.booleans())
 def test_structs_and_cells(rows: list[tuple[str, np.ndarray]], compress: bool) -> None:
     array = np.empty((1, len(rows)), dtype=[("name", object), ("skipped", object), ("box", object)])
@@ -64,7 +62,6 @@ def test_structs_and_cells(rows: list[tuple[str, np.ndarray]], compress: bool) -
 
 
 @limits
-@settings(deadline=None, derandomize=True)
 @given(cut=st.integers(0, 600), compress=st.booleans())
 def test_truncated_files_are_named(cut: int, compress: bool) -> None:
     array = np.empty((1, 3), dtype=[("box", object)])

@@ -293,7 +293,7 @@ def test_scenes_of_other_data_are_not_taken_for_those_held_out(work: Path, perso
     share, seed = 0.34, 5
     write_config(work / "run", validation_share=share, seed=seed)
     write_data(work / "other", shift=2)
-    training = hold_out(open_dataset("coco", work / "data", Config().data), share, seed)[0]
+    training = hold_out(open_dataset(coco(work / "data")), share, seed)[0]
     made = read_checkpoint(work / "run" / "last.pt")
     save_checkpoint(work / "run" / "last.pt", replace(made, data=data_record(training)))
     person_search("evaluate", "--checkpoint", "run", "--split", "val", "--out", "val")

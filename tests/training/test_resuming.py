@@ -199,7 +199,7 @@ def test_settings_edited_by_hand_are_changes_like_any_other(
     config = make_config(max_steps=1)
     run(config, dataset)
     path = config.training.run_dir / "config.yaml"
-    edit(path, "  momentum: 0.9", "  momentum: 0.5")
+    edit(path, "\n  momentum: 0.9", "\n  momentum: 0.5")
     edit(path, "max_steps: 1", "max_steps: 2")
     edited = own_config(config.training.run_dir)
     assert edited is not None
@@ -207,7 +207,7 @@ def test_settings_edited_by_hand_are_changes_like_any_other(
     with pytest.raises(UsageError, match=r"other settings than it was trained with: momentum: 0\.9 -> 0\.5; leave"):
         run(edited, dataset, resume=True)
     assert contents(path.parent) == before
-    edit(path, "  momentum: 0.5", "  momentum: 0.9")
+    edit(path, "\n  momentum: 0.5", "\n  momentum: 0.9")
     edited = own_config(config.training.run_dir)
     assert edited is not None
     assert run(edited, dataset, resume=True).step == 2
