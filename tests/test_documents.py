@@ -55,7 +55,7 @@ NOT_EXECUTED = {
     r"person-search info --dataset prw --data-root FOLDER": LICENSED,
     r"python main\.py .*--benchmark ssm .*": LICENSED,
     r"(person-search|torchrun|train) .*--(devices|nproc-per-node|nnodes) .*": MANY,
-    r"make (demo|test|compare|mutants)( \w+=\S+)?": MINUTES,
+    r"make (demo|test|test-gpu|lint|compare|mutants)( \w+=\S+)?": MINUTES,
     r"(OMP_NUM_THREADS=1 )?python benchmarks/\w+\.py.*": MINUTES,
     r"person-search (synth --identities 300|train --config recipes/demo.yaml --data-root|evaluate|report) .*"
     r"(data/synthetic|runs/demo).*": MINUTES,
