@@ -77,19 +77,30 @@ def copy_tree(folder: Path) -> Path:
     return tree
 
 
-def passes(tree: Path, tests: Sequence[str]) -> tuple[bool, str]:
-    """Whether ``tests`` pass in ``tree``, and the last line that pytest printed."""
+def passes(tree: Path, tests: Sequence[str], *, jobs: int = 1, seconds: float = SECONDS) -> tuple[bool, str]:
+    """Whether ``tests`` pass in ``tree`` within ``seconds``, and the last line that pytest printed."""
     environment = os.environ | {
         "PYTHONPATH": str(tree / "src"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
         "XDG_CACHE_HOME": str(tree.parent / "cache"),
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        str(jobs if jobs > 1 else 0),
+        *tests,
+    ]
     try:
-        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        return False, f"hung for {SECONDS} s"
+        return False, f"hung for {seconds:.0f} s"
     if done.returncode not in (0, 1):
         raise RuntimeError(f"pytest could not run {' '.join(tests)}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
@@ -120,7 +131,7 @@ def main() -> int:
     tests = sorted({test for mutant in chosen for test in mutant.tests})
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         tree = copy_tree(Path(folder))
-        good, said = passes(tree, tests)
+        good, said = passes(tree, tests, jobs=options.jobs, seconds=len(tests) * SECONDS)
     if not good:
         print(f"the tests fail without any mutant: {said}")
         return 2
