@@ -15,6 +15,7 @@ from person_search.models.backbones.resnet import make_layer
 from person_search.models.box_heads import LightHead, box_loss
 from person_search.models.building import build_model
 from person_search.models.detections import Target
+from person_search.models.embedding import Projection
 from person_search.models.image_transform import ImageBatch
 from person_search.models.roi_sampling import BACKGROUND, SampledRois
 from person_search.models.rpn import RPN
@@ -228,3 +229,17 @@ def test_scores_boxes_and_embeddings_of_a_test_are_of_full_precision_inside_auto
     assert {found.boxes.dtype, found.scores.dtype, found.embeddings.dtype} == {torch.float32}
     lengths = found.embeddings.norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-5, rtol=0)
+
+
+def test_proposals_are_ranked_by_logits_that_a_sigmoid_would_make_equal() -> None:
+    boxes = torch.tensor([[[0.0, 0, 40, 60], [1, 0, 41, 60]]])
+    ((kept,), (scores,)) = small().rpn.filter_proposals(boxes, torch.tensor([[30.0, 40.0]]), [(64, 96)], [2])
+    assert kept.tolist() == [[1, 0, 41, 60]]
+    assert scores.tolist() == [40]
+
+
+def test_a_projection_concatenates_c4_before_c5() -> None:
+    projection = Projection({"C4": 3, "C5": 5}, bias=True, bn_std=None).eval()
+    pooled = {"C5": torch.rand(2, 5), "C4": torch.rand(2, 3)}
+    parts = [projection.levels[level](pooled[level]) for level in ("C4", "C5")]
+    assert torch.equal(projection(pooled), torch.cat(parts, 1))
