@@ -20,7 +20,7 @@ from person_search.models.image_transform import ImageBatch
 from person_search.models.roi_sampling import BACKGROUND, SampledRois
 from person_search.models.rpn import RPN
 from person_search.models.settings import RpnSettings
-from person_search.models.two_stage import FeatureMaps, TwoStageModel
+from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
 
 METHODS = ["baseline", "oim", "nae", "seqnet"]
 
@@ -243,3 +243,12 @@ def test_a_projection_concatenates_c4_before_c5() -> None:
     pooled = {"C5": torch.rand(2, 5), "C4": torch.rand(2, 3)}
     parts = [projection.levels[level](pooled[level]) for level in ("C4", "C5")]
     assert torch.equal(projection(pooled), torch.cat(parts, 1))
+
+
+@pytest.mark.parametrize(("method", "kept"), [("baseline", 2), ("oim", 1), ("nae", 1), ("seqnet", 1)])
+def test_all_but_the_baseline_drop_boxes_without_a_side_worth_the_name(method: str, kept: int) -> None:
+    model = small(method, score_threshold=0.0)
+    boxes = [torch.tensor([[10.0, 10, 30, 50], [10, 10, 10.005, 50]])]
+    scored = ScoredRois(boxes, torch.tensor([0.9, 0.8]), torch.zeros(2, 8))
+    (found,) = model.candidates(maps(torch.zeros(1, 1, 4, 6)), scored, model.config.detections)
+    assert len(found.scores) == kept

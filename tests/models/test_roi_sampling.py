@@ -100,6 +100,13 @@ def test_detection_sampling_labels_ground_truth_and_background():
     torch.testing.assert_close(moved, torch.tensor([-2.0, 0.0, 0.0, 0.0]))
 
 
+def test_a_roi_that_overlaps_by_just_the_bound_is_a_person():
+    people = target([[0, 0, 10, 20]], [3])
+    sampler = DetectionSampler(RoiSettings(batch_per_image=1000), BoxCoder((10.0, 10.0, 5.0, 5.0)))
+    (rois,) = sampler([torch.tensor([[0.0, 0, 10, 10]])], [people])
+    assert rois.labels.tolist() == [3, 3]
+
+
 def test_detection_sampling_keeps_the_share_of_positives():
     people = target([[0, 0, 10, 20]], [0])
     proposals = torch.cat([shifted([0, 0, 10, 20], *([1] * 50)), shifted([200, 0, 210, 20], *range(50))])
