@@ -64,6 +64,9 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert batches(0, 0) != batches(0, 1)
     assert batches(0, 0) != batches(1, 0)
     assert batches(0, 1) != batches(1, 0)
+    # The scenes too, not the random numbers of each alone.
+    first, second = ([item[:2] for batch in batches(0, epoch) for item in batch] for epoch in (0, 1))
+    assert first != second
 
 
 @settings(deadline=None, derandomize=True)

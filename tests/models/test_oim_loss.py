@@ -67,6 +67,13 @@ def test_last_row_of_an_identity_wins_and_starts_from_the_old_row():
     torch.testing.assert_close(loss.lut[0], F.normalize(torch.tensor([0.5, 0.5]), dim=0))
 
 
+def test_momentum_is_the_share_of_the_old_row():
+    loss = oim(identities=1, features=2, momentum=0.8)
+    loss.lut[0] = torch.tensor([1.0, 0.0])
+    loss(torch.tensor([[0.0, 3.0]]), torch.tensor([0]))
+    torch.testing.assert_close(loss.lut[0], F.normalize(torch.tensor([0.8, 0.2]), dim=0))
+
+
 def test_background_enters_neither_loss_nor_queue():
     loss = oim()
     value, accuracy = loss(torch.randn(3, 3, requires_grad=True), torch.tensor([-2, -2, -2]))
