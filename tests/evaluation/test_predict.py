@@ -89,6 +89,12 @@ def test_batch_size_and_workers_do_not_matter(model, split: Split) -> None:
     np.testing.assert_allclose(one.query_embeddings, many.query_embeddings, atol=1e-4)
 
 
+def test_the_precision_asked_for_is_the_one_used(model, split: Split) -> None:
+    exact, half = (predict(model, split, config(precision=name)).query_embeddings for name in ("32", "bf16"))
+    assert not np.array_equal(exact, half)
+    assert (exact * half).sum(1).min() > 0.9
+
+
 def test_true_boxes_stand_for_detections(model, split: Split) -> None:
     found = predict(model, split, config(use_gt_boxes=True))
     found.validate()
