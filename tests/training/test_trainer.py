@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-from person_search.config import Config, load_config, to_yaml
+from person_search.config import Config, load_config, to_yaml, with_settings
 from person_search.data.scene import Dataset
 from person_search.errors import DataError, UsageError
 from person_search.training import trainer
-from person_search.training.checkpoints import read_checkpoint
+from person_search.training.checkpoints import read_checkpoint, save_checkpoint
 from person_search.training.processes import InterruptedRunError
 from person_search.training.step import TrainingStep
 from person_search.training.trainer import train
@@ -347,3 +347,33 @@ def test_skipped_steps_are_counted_and_warned_of(
     assert "step 2: the loss is not finite; the batch was skipped (1 so far)" in caplog.text
     assert [row["skipped"] for row in rows(config)] == [0, 1, 2]
     assert all(torch.isfinite(value).all() for value in read_checkpoint(outcome.last).model.values())
+
+
+def test_the_best_checkpoint_is_the_one_that_validated_best(
+    make_config: MakeConfig, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = iter([0.5, 0.2])
+    monkeypatch.setattr(Validation, "run", lambda self, *given, **options: {"val/map": next(results)})
+    config = make_config(max_epochs=2, validate_every=1)
+    outcome = run(config, dataset)
+    assert outcome.best_result == 0.5
+    first, best = (read_checkpoint(config.training.run_dir / name).model for name in ("epoch-001.pt", "best.pt"))
+    assert all(torch.equal(value, first[name]) for name, value in best.items())
+
+
+def test_resuming_takes_up_random_numbers_and_schedules(
+    make_config: MakeConfig, dataset: Dataset, at_step: Callable[[int, Callable[[], None]], None], tmp_path: Path
+) -> None:
+    """Nothing of ours draws from the global numbers, and only one schedule keeps anything: so both are moved here."""
+    config = make_config(max_epochs=1, lr_policy="plateau", lr_decay_epochs=(0,), warmup_epochs=0)
+    at_step(1, lambda: torch.rand(7))
+    last = run(config, dataset).last
+    saved = read_checkpoint(last)
+    assert saved.training is not None
+    saved.training["schedules"]["detection"]["value"] = 0.25
+    save_checkpoint(last, saved)
+    drawn: list[torch.Tensor] = []
+    at_step(1, lambda: drawn.append(torch.get_rng_state()))
+    run(with_settings(config, max_epochs=2), dataset, resume=True)
+    assert torch.equal(drawn[0], saved.training["randomness"][0]["cpu"])
+    assert rows(config)[-1]["lr/detection"] == pytest.approx(0.25 * config.training.lr)
