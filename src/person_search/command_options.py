@@ -22,6 +22,7 @@ from person_search.flags import command, flags_like
 
 
 def train_options(base: Config) -> Any:
+    """A dataclass of the options to train, or go on with a run."""
     return command(
         "Train",
         "Train a model. Settings come from --config and flags on top of it; all of them are written to the run folder.",
@@ -43,6 +44,7 @@ def train_options(base: Config) -> Any:
 
 
 def evaluate_options(base: Config) -> Any:
+    """A dataclass of the options to run a trained model on a split and score it."""
     return command(
         "Evaluate",
         "Run a trained model on a test split and score it: predict and score in one. Settings of the data come from "
@@ -71,6 +73,7 @@ def evaluate_options(base: Config) -> Any:
 
 
 def predict_options(base: Config) -> Any:
+    """A dataclass of the options to write a predictions file."""
     return command(
         "Predict",
         "Run a trained model on a test split and write its detections and query embeddings, for score to read.",
@@ -85,6 +88,7 @@ def predict_options(base: Config) -> Any:
 
 
 def score_options(base: Config) -> Any:
+    """A dataclass of the options to score one."""
     return command(
         "Score",
         "Score a predictions file, whoever made it. Needs the dataset's annotations, but no images and no model.",
@@ -100,6 +104,7 @@ def score_options(base: Config) -> Any:
 
 
 def compare_options(base: Config) -> Any:
+    """A dataclass of the options to compare two of them."""
     return command(
         "Compare",
         "Score two predictions files, person-search compare A.npz B.npz [options]: both metrics, the difference with a "
@@ -116,6 +121,7 @@ def compare_options(base: Config) -> Any:
 
 
 def info_options(base: Config) -> Any:
+    """A dataclass of the options to tell what is in a dataset."""
     return command(
         "Info",
         "Print what is in a dataset: scenes, boxes, identities, queries of every split. What "
@@ -127,6 +133,7 @@ def info_options(base: Config) -> Any:
 
 
 def convert_options(base: Config) -> Any:
+    """A dataclass of the options to write a checkpoint in this program's format."""
     return command(
         "Convert",
         "Write the model of a checkpoint in this program's format: person-search convert FILE --out OURS. FILE is a "
@@ -140,6 +147,7 @@ def convert_options(base: Config) -> Any:
 
 
 def visualize_options(base: Config) -> Any:
+    """A dataclass of the options to search a folder of pictures."""
     _, test_flags = at_test(base)
     return command(
         "Visualize",
@@ -164,12 +172,14 @@ def visualize_options(base: Config) -> Any:
 
 
 def synth_options(base: Config) -> Any:
+    """A dataclass of the options to make a synthetic dataset."""
     from person_search.synth.settings import SynthConfig
 
     return type(flags_like(SynthConfig()))
 
 
 def report_options(base: Config) -> Any:
+    """A dataclass of the options to write the page of an evaluation."""
     return command(
         "Report",
         "Write the report page of a run that was evaluated: metrics, curves, example scenes, ranking lists.",
