@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from person_search.cli import run
+from person_search.commandline.cli import run
+from person_search.commandline.reference_options import read_reference_options, show_only
 from person_search.config import with_settings
 from person_search.errors import UsageError
-from person_search.reference_options import read_reference_options, show_only
 
 
 def execute(arguments: Sequence[str]) -> None:
@@ -21,8 +21,8 @@ def execute(arguments: Sequence[str]) -> None:
         raise UsageError("main.py: --is_test needs --load_ckpt FILE")
     if asked.gpus:
         show_only(asked.gpus, os.environ)
-    from person_search.commands import run_evaluation, run_training
-    from person_search.training.checkpoints import LAST
+    from person_search.checkpoints.checkpoint import LAST
+    from person_search.commandline.commands import run_evaluation, run_training
 
     if asked.test:
         run_evaluation(

@@ -24,16 +24,17 @@ from typing import Any
 
 from comparison_page import CHANCE, VARIANTS, Entry, comparison, put_section
 
-from person_search.cli import run
-from person_search.commands import console, run_synthesis
+from person_search.commandline.cli import run
 from person_search.config import Config, load_config, with_settings
+from person_search.config.sections import flat
 from person_search.data.catalogue import open_dataset, open_split
 from person_search.errors import PersonSearchError, UsageError
 from person_search.evaluation.chance import random_ranking
 from person_search.evaluation.results import Results, score
 from person_search.evaluation.task import protocols_of
-from person_search.files import replace_text
-from person_search.sections import flat
+from person_search.runtime.files import replace_text
+from person_search.runtime.terminal import console
+from person_search.synth.generate import generate
 from person_search.synth.settings import SynthConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +133,7 @@ def train_one(preset: str, variant: str, seed: int, folder: Path) -> Entry:
         return kept
     import torch
 
-    from person_search.commands import load_for_test, predictions_of
+    from person_search.evaluation.evaluate import load_for_test, predict_split
     from person_search.training.run_folder import holds_run
     from person_search.training.trainer import train
 
@@ -142,7 +143,7 @@ def train_one(preset: str, variant: str, seed: int, folder: Path) -> Entry:
     memory = torch.cuda.max_memory_allocated() if on_gpu else _peak_resident()
     dataset = open_dataset(config.data)
     split = open_split(dataset, "test")
-    predictions = predictions_of(load_for_test(outcome.last, config, {}).model, split, config)
+    predictions = predict_split(load_for_test(outcome.last, config).model, split, config)
     assert predictions is not None, "this is the only process"
     results = score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
     images = outcome.step * config.training.batch_size
@@ -186,7 +187,7 @@ def _where(gpu: str | None, torch_version: str, threads: int) -> str:
 
 def compare(preset: str, variants: Sequence[str], seeds: int, folder: Path, page_file: Path) -> None:
     """Run what is missing, each in a process of its own, and write numbers and section after each."""
-    run_synthesis(SynthConfig(out=folder / "scenes", **PRESETS[preset].scenes))
+    generate(SynthConfig(out=folder / "scenes", **PRESETS[preset].scenes))
     numbers = page_file.with_suffix(".json")
     by_chance = chance(config_of(preset, "baseline", 0, folder))
     for seed in range(seeds):

@@ -14,15 +14,17 @@ import sys
 import time
 from pathlib import Path
 
-from person_search.cli import run
-from person_search.commands import console, load_for_test, predictions_of, run_evaluation, run_training
+from person_search.checkpoints.loading import find_checkpoint, open_checkpoint
+from person_search.commandline.cli import run
 from person_search.config import Config, load_config, with_settings
+from person_search.config.sections import flat
 from person_search.data.catalogue import open_dataset, open_split
+from person_search.evaluation.evaluate import evaluate, load_for_test, predict_split
 from person_search.evaluation.results import Results, score
 from person_search.evaluation.tables import metrics_table
 from person_search.evaluation.task import protocols_of
-from person_search.models.loading import find_checkpoint, open_checkpoint
-from person_search.sections import flat
+from person_search.runtime.terminal import console
+from person_search.training.trainer import train
 from person_search.visualize.run_report import report_run
 
 
@@ -65,7 +67,8 @@ def evaluated(checkpoint: Path, config: Config, **overrides: object) -> Results:
     """Results of ``checkpoint`` on the sequence's test part."""
     dataset = open_dataset(config.data)
     split = open_split(dataset, "test")
-    predictions = predictions_of(load_for_test(checkpoint, config, overrides).model, split, config)
+    predictions = predict_split(load_for_test(checkpoint, config, **overrides).model, split, config)
+    assert predictions is not None, "this is the only process"
     return score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
 
 
@@ -89,11 +92,11 @@ def main(arguments: list[str]) -> None:
     scale = {key: flat(config.model)[key] for key in ("shorter_side", "longer_side")}
     before = evaluated(options.start, config, **scale)
     started = time.perf_counter()
-    run_training(config, resume=False)
+    train(config)
     minutes = (time.perf_counter() - started) / 60
-    run_evaluation(options.out, config, overrides={}, out=None, split_name="test", references=True)
-    after = evaluated(options.out, config)
-    rows = [("synthetic only", before), ("fine-tuned", after)]
+    after = evaluate(options.out, config, references=True)
+    assert after is not None, "this is the only process"
+    rows = [("synthetic only", before), ("fine-tuned", after.results)]
     console.print(metrics_table(rows, title=f"{options.folder.name}, per cent"))
     page = report_run(options.out, options.out / "report", max_queries=24).page
     console.print(f"fine-tuning took {minutes:.1f} minutes; report: {page}", soft_wrap=True)

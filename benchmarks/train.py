@@ -22,8 +22,8 @@ from person_search.data.loading import TrainingOrder, training_batches
 from person_search.data.scene import Split
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
+from person_search.runtime.fabric import start_fabric
 from person_search.training.optimizers import build_optimizers
-from person_search.training.processes import start_fabric
 from person_search.training.step import TrainingStep
 
 

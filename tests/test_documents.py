@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from person_search import cli, commands
-from person_search.command_options import OPTIONS
+from person_search.commandline import cli, commands
+from person_search.commandline.flags import option_names
+from person_search.commandline.options import OPTIONS
+from person_search.commandline.reference_options import NO_MEANING, parser
 from person_search.config import Config, load_config, with_settings
-from person_search.flags import option_names
-from person_search.reference_options import NO_MEANING, parser
 from person_search.registry import datasets, methods
 
 ROOT = Path(__file__).parents[1]

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from person_search.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from person_search.config import method_settings
 from person_search.evaluation.files import evaluations_of
 from person_search.evaluation.predictions import Predictions
 from person_search.models.building import build_model
-from person_search.training.checkpoints import Checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,11 @@ import pytest
 import torch
 from torchvision.io import write_jpeg
 
-from person_search import cli, load_model, registry
+from person_search import load_model, registry
+from person_search.checkpoints.checkpoint import identity_names
+from person_search.commandline import cli
 from person_search.config import method_settings
 from person_search.errors import UsageError
-from person_search.training.checkpoints import identity_names
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from person_search import cli
+from person_search.commandline import cli
 from person_search.evaluation.predictions import Predictions
 
 pytestmark = pytest.mark.slow

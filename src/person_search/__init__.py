@@ -8,29 +8,52 @@ from person_search.errors import CheckpointError, DataError, PersonSearchError, 
 from person_search.registry import register_backbone, register_dataset, register_loss, register_method
 
 if TYPE_CHECKING:
-    from person_search.models.detections import Detections, Target
-    from person_search.models.loading import load_model
+    from person_search.checkpoints.loading import load_model
+    from person_search.config import Config, load_config, with_settings
+    from person_search.data.catalogue import open_dataset
+    from person_search.data.target import Target
+    from person_search.evaluation.evaluate import evaluate
+    from person_search.evaluation.predict import predict
+    from person_search.evaluation.results import score
+    from person_search.models.detections import Detections
+    from person_search.training.trainer import train
 
 __version__ = "0.2.0"
 
 __all__ = [
     "CheckpointError",
+    "Config",
     "DataError",
     "Detections",
     "PersonSearchError",
     "Target",
     "UsageError",
+    "evaluate",
+    "load_config",
     "load_model",
+    "open_dataset",
+    "predict",
     "register_backbone",
     "register_dataset",
     "register_loss",
     "register_method",
+    "score",
+    "train",
+    "with_settings",
 ]
 
 _LATE = {
+    "Config": "person_search.config",
     "Detections": "person_search.models.detections",
-    "Target": "person_search.models.detections",
-    "load_model": "person_search.models.loading",
+    "Target": "person_search.data.target",
+    "evaluate": "person_search.evaluation.evaluate",
+    "load_config": "person_search.config",
+    "load_model": "person_search.checkpoints.loading",
+    "open_dataset": "person_search.data.catalogue",
+    "predict": "person_search.evaluation.predict",
+    "score": "person_search.evaluation.results",
+    "train": "person_search.training.trainer",
+    "with_settings": "person_search.config",
 }
 
 

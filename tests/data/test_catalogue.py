@@ -9,20 +9,13 @@ import numpy as np
 import pytest
 
 from person_search.config import DataConfig
-from person_search.data.catalogue import (
-    PUBLISHED,
-    SplitStatistics,
-    check_published,
-    open_dataset,
-    open_split,
-    split_statistics,
-    survey,
-)
+from person_search.data.catalogue import open_dataset, open_split
 from person_search.data.holdout import holdout_validation
 from person_search.data.prw import PrwDataset
 from person_search.data.queries import first_box_queries
 from person_search.data.scene import Dataset, Scene, Split, SplitName, as_boxes
 from person_search.data.settings import PrwSettings
+from person_search.data.survey import PUBLISHED, SplitStatistics, check_published, split_statistics, survey
 from person_search.errors import UsageError
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from person_search.data.catalogue import open_split, survey
+from person_search.data.catalogue import open_split
 from person_search.data.fingerprint import fingerprint
 from person_search.data.mot import MotDataset
 from person_search.data.scene import ProtocolOptions, SplitName
 from person_search.data.settings import MotSettings
+from person_search.data.survey import survey
 from person_search.errors import DataError, UsageError
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "pets09"

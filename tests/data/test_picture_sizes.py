@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from person_search.commands import predictions_of, run_info
+from person_search.commandline.commands import run_info
 from person_search.config import Config, with_settings
 from person_search.data.catalogue import open_dataset, open_split
 from person_search.data.loading import TrainingOrder, scene_batches, training_batches
 from person_search.data.picture_sizes import SAMPLE, check_sizes, compare_sizes
 from person_search.data.scene import Scene, Split, as_boxes
 from person_search.errors import DataError
+from person_search.evaluation.evaluate import predict_split
 
 
 def save(path: Path, width: int, height: int, orientation: int = 1) -> None:
@@ -90,4 +91,4 @@ def test_info_and_evaluation_refuse_them(tmp_path: Path, capsys: pytest.CaptureF
     assert "identities" in capsys.readouterr().out
     split = open_split(open_dataset(config.data), "test")
     with pytest.raises(DataError, match=r"say 40 x 24.*1 of the 1 test pictures looked at"):
-        predictions_of(Mock(), split, config)
+        predict_split(Mock(), split, config)

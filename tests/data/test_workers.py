@@ -23,8 +23,8 @@ from torchvision.io import write_png
 
 from person_search.data.loading import Batch, TrainingOrder, scene_batches, training_batches, unreadable_scenes
 from person_search.data.scene import Scene, Split, as_boxes
+from person_search.data.target import Target
 from person_search.data.workers import SMALL, LostWorkerError, Parcel, lost_workers_named
-from person_search.models.detections import Target
 
 WIDTH, HEIGHT, COUNT = 240, 160, 6
 

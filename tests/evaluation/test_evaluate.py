@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from person_search import __version__, cli
+from person_search import __version__
+from person_search.checkpoints.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from person_search.checkpoints.loading import load_stored
+from person_search.commandline import cli
 from person_search.config import Config, DataConfig, override, to_yaml, with_settings
 from person_search.data.catalogue import open_dataset
 from person_search.data.fingerprint import fingerprint
@@ -26,12 +29,10 @@ from person_search.evaluation.files import OURS, evaluations_of, refuse_others, 
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.record import LONGEST_NAME, Record, make_record, read_record
 from person_search.evaluation.results import read_results, score
-from person_search.files import replacing_folder
 from person_search.models.backbones import resnet
 from person_search.models.building import build_model
-from person_search.models.loading import load_stored
 from person_search.models.two_stage import TwoStageModel
-from person_search.training.checkpoints import Checkpoint, read_checkpoint, save_checkpoint
+from person_search.runtime.files import replacing_folder
 from person_search.training.run_folder import data_record
 
 TINY: dict[str, Any] = {
@@ -223,8 +224,8 @@ def test_a_stop_during_the_references_loses_no_work_of_the_trained_model(
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("person_search.commands.untrained_predictions", stopped)
-    monkeypatch.setattr("person_search.commands.predictions_of", lambda *_: predicted.append(True))
+    monkeypatch.setattr("person_search.evaluation.evaluate._untrained_predictions", stopped)
+    monkeypatch.setattr("person_search.evaluation.evaluate.predict_split", lambda *_, **__: predicted.append(True))
     person_search("evaluate", "--checkpoint", "run", "--out", "out", "--references", code=130)
     assert predicted == []
 
@@ -268,7 +269,9 @@ def test_a_stop_while_writing_leaves_the_earlier_evaluation_whole(
 def test_a_place_that_cannot_be_written_is_named_before_the_work(
     work: Path, person_search: PersonSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("person_search.commands.predictions_of", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr(
+        "person_search.evaluation.evaluate.predict_split", lambda *_, **__: pytest.fail("the work began")
+    )
     found = person_search("evaluate", "--checkpoint", "run", "--out", "run/config.yaml/inside", code=1)
     assert "cannot write evaluation 'run/config.yaml/inside'" in found
 

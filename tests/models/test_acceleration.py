@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from person_search.config import TrainingConfig, method_settings
+from person_search.data.target import Target
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
-from person_search.models.detections import Target
 from person_search.models.person_search_model import PersonSearchModel
 
 PEOPLE = Target(torch.tensor([[5.0, 8, 20, 45], [40, 5, 60, 50]]), torch.tensor([0, 2]), torch.zeros(0, 4), seed=4)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision import models as zoo
 
 from person_search.config import method_settings
+from person_search.data.target import Target
 from person_search.errors import UsageError
 from person_search.models.backbones.backbone import CAFFE, IMAGENET, Backbone, Cut, batch_norms
 from person_search.models.backbones.chain import ChainTop
@@ -21,7 +22,6 @@ from person_search.models.backbones.convnext import build as build_convnext
 from person_search.models.backbones.resnet import ResNet
 from person_search.models.backbones.timm_network import PREFIX, create, cut_in_two
 from person_search.models.building import build_model
-from person_search.models.detections import Target
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.models.settings import ResNetSettings
 from person_search.registry import backbones

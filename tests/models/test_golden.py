@@ -10,13 +10,13 @@ import pytest
 import torch
 from golden_files import SAMPLES, WHOLE, Golden, formula, layout, pictures, sample
 
-from person_search import cli
-from person_search.models.detections import Target
-from person_search.models.loading import load_model
-from person_search.models.released import rename
+from person_search.checkpoints.checkpoint import read_checkpoint
+from person_search.checkpoints.loading import load_model
+from person_search.checkpoints.released import rename
+from person_search.commandline import cli
+from person_search.data.target import Target
 from person_search.synth.generate import generate
 from person_search.synth.settings import SynthConfig
-from person_search.training.checkpoints import read_checkpoint
 
 METHODS = ["bsl", "bsl_c4c5", "oim", "nae"]
 LOSSES = {

@@ -10,12 +10,12 @@ import pytest
 import torch
 from golden_files import SAMPLES, WHOLE, Golden, formula, layout, pictures, sample
 
+from person_search.checkpoints.loading import load_model
+from person_search.checkpoints.released_seqnet import rename
+from person_search.data.target import Target
 from person_search.evaluation.cbgm import context_rescore
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.similarity import similarity_blocks
-from person_search.models.detections import Target
-from person_search.models.loading import load_model
-from person_search.models.released_seqnet import rename
 
 LOSSES = {
     "rpn_objectness": "loss_rpn_cls",

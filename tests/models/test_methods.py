@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from person_search.config import method_settings
+from person_search.data.target import Target
 from person_search.models.box_heads import keep_best
 from person_search.models.building import build_model
-from person_search.models.detections import Target
 from person_search.models.softmax_loss import SoftmaxLoss
 from person_search.models.two_stage import FeatureMaps
 from person_search.registry import losses

@@ -11,10 +11,10 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from person_search.config import method_settings
+from person_search.data.target import Target
 from person_search.models.backbones.resnet import make_layer
 from person_search.models.box_heads import LightHead, box_loss
 from person_search.models.building import build_model
-from person_search.models.detections import Target
 from person_search.models.embedding import Projection
 from person_search.models.image_transform import ImageBatch
 from person_search.models.roi_sampling import BACKGROUND, SampledRois

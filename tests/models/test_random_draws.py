@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from person_search.config import method_settings
+from person_search.data.target import Target
 from person_search.models.building import build_model
-from person_search.models.detections import Target
 from person_search.models.random_draws import Draw, choose, generator_of
 
 PEOPLE = Target(torch.tensor([[5.0, 8, 20, 45]]), torch.tensor([0]), torch.zeros(0, 4))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou
 
-from person_search.models.detections import Target
+from person_search.data.target import Target
 from person_search.models.random_draws import Draw
 from person_search.models.roi_sampling import BACKGROUND, DetectionSampler, on_ignored, pk_sample
 from person_search.models.settings import RoiSettings

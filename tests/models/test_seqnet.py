@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from person_search.checkpoints.released_seqnet import convert, rename
 from person_search.config import method_settings
+from person_search.data.target import Target
 from person_search.errors import CheckpointError
 from person_search.models.building import build_model
-from person_search.models.detections import Target
-from person_search.models.released_seqnet import convert, rename
 from person_search.models.seqnet import SeqNet
 
 

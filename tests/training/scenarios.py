@@ -16,19 +16,19 @@ import torch
 from conftest import TinyDataset, make_split, tiny_config
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from person_search.checkpoints.checkpoint import save_checkpoint
 from person_search.config import Config
 from person_search.data.loading import Batch
 from person_search.data.scene import Split
+from person_search.data.target import Target
 from person_search.errors import PersonSearchError
 from person_search.evaluation.predict import predict
 from person_search.models.building import build_model
-from person_search.models.detections import Target
-from person_search.models.distributed import average_statistics, everyones, processes, rank
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.runtime.companions import leave_group
+from person_search.runtime.distributed import average_statistics, everyones, processes, rank
+from person_search.runtime.fabric import start_fabric
 from person_search.training import trainer
-from person_search.training.checkpoints import save_checkpoint
-from person_search.training.companions import leave_group
-from person_search.training.processes import start_fabric
 from person_search.training.step import TrainingStep
 
 THREADS = Path("/proc/self/task")

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from person_search import cli
+from person_search.checkpoints.checkpoint import read_checkpoint
+from person_search.checkpoints.loading import load_model
+from person_search.commandline import cli
 from person_search.config import Config, MethodSettings, with_settings
+from person_search.data.target import Target
 from person_search.errors import UsageError
 from person_search.evaluation.predict import predict
-from person_search.models.detections import Detections, GivenPerson, ImageResult, Target
-from person_search.models.loading import load_model
+from person_search.models.detections import Detections, GivenPerson, ImageResult
 from person_search.models.oim_loss import OIMLoss
 from person_search.models.person_search_model import HeavyParts, PersonSearchModel
 from person_search.models.settings import OimLossSettings
 from person_search.registry import methods
-from person_search.training.checkpoints import read_checkpoint
 from person_search.training.trainer import train
 
 STRIDE = 8

@@ -15,6 +15,7 @@ import scenarios
 import torch
 from conftest import make_split
 
+from person_search.checkpoints.checkpoint import read_checkpoint
 from person_search.config import Config, with_settings
 from person_search.data.loading import TrainingOrder, training_batches
 from person_search.data.scene import Dataset
@@ -23,7 +24,6 @@ from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
 from person_search.models.detections import Detections
 from person_search.models.person_search_model import PersonSearchModel
-from person_search.training.checkpoints import read_checkpoint
 from person_search.training.trainer import train
 
 DEVICE = "cuda"

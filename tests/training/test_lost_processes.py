@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import tiny_config, write_coco
 
+from person_search.checkpoints.checkpoint import LAST, read_checkpoint
 from person_search.config import to_yaml
-from person_search.training.checkpoints import LAST, read_checkpoint
-from person_search.training.processes import cores
+from person_search.runtime.processes import cores
 
 pytestmark = [
     pytest.mark.slow,
@@ -82,7 +82,7 @@ def test_the_first_process_says_that_another_died(running) -> None:
 
 STUCK = """
 import subprocess, sys, time
-from person_search.training.companions import Watch
+from person_search.runtime.companions import Watch
 
 child = [subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])] if sys.argv[1] == "first" else []
 Watch(child).start()

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from person_search.checkpoints.checkpoint import newest_checkpoint, read_checkpoint
+from person_search.checkpoints.loading import load_model
 from person_search.config import Config
 from person_search.data.scene import Dataset
 from person_search.errors import CheckpointError
-from person_search.models.loading import load_model
-from person_search.training.checkpoints import newest_checkpoint, read_checkpoint
+from person_search.runtime.stopping import InterruptedRunError
 from person_search.training.lost import DOUBTFUL, LostTrainingError, SkippedSteps
-from person_search.training.processes import InterruptedRunError
 from person_search.training.trainer import train
 
 MakeConfig = Callable[..., Config]

@@ -10,9 +10,10 @@ import torch
 
 from person_search.config import TrainingConfig
 from person_search.errors import DataError, UsageError
-from person_search.models.distributed import raise_together
-from person_search.training import companions, processes
-from person_search.training.processes import device_kind, process_counts, stop_on_signals
+from person_search.runtime import companions, processes, stopping
+from person_search.runtime.distributed import raise_together
+from person_search.runtime.processes import device_kind, process_counts
+from person_search.runtime.stopping import stop_on_signals
 
 
 def test_float16_on_the_cpu_is_refused() -> None:
@@ -70,12 +71,12 @@ def test_several_machines_must_know_of_each_other(monkeypatch: pytest.MonkeyPatc
 
 def test_under_torchrun_the_same_signal_twice_is_one_wish(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    monkeypatch.setattr(processes, "SAME_WISH", 60.0)
+    monkeypatch.setattr(stopping, "SAME_WISH", 60.0)
     with stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wanted
-        monkeypatch.setattr(processes, "SAME_WISH", 0.0)
+        monkeypatch.setattr(stopping, "SAME_WISH", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -93,7 +94,7 @@ def test_the_first_signal_asks_and_the_second_ends(number: int) -> None:
 
 
 def test_an_interrupted_run_has_the_exit_code_of_the_shell() -> None:
-    assert processes.InterruptedRunError.exit_code == 130
+    assert stopping.InterruptedRunError.exit_code == 130
 
 
 @pytest.mark.parametrize(("agreed", "left"), [(True, []), (False, [companions.leave_group])])

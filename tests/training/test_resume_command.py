@@ -17,9 +17,9 @@ import torch
 import yaml
 from conftest import tiny_config, write_coco
 
-from person_search import cli, commands, reference_options
+from person_search.checkpoints.checkpoint import read_checkpoint
+from person_search.commandline import cli, commands, reference_options
 from person_search.config import Config, load_config, to_yaml, with_settings
-from person_search.training.checkpoints import read_checkpoint
 from person_search.training.step import TrainingStep
 from person_search.training.trainer import train
 

@@ -13,15 +13,16 @@ import pytest
 import torch
 from conftest import TinyDataset
 
+from person_search.checkpoints.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from person_search.config import Config, load_config, method_settings, with_settings
+from person_search.config.sections import flat, leaves
 from person_search.data.scene import Dataset
 from person_search.errors import CheckpointError, UsageError
 from person_search.registry import datasets, methods
-from person_search.sections import flat, leaves
-from person_search.training.checkpoints import Checkpoint, read_checkpoint, save_checkpoint
 from person_search.training.resuming import ACCEPTED, REFUSED, own_config
+from person_search.training.run import TrainingOutcome
 from person_search.training.step import TrainingStep
-from person_search.training.trainer import TrainingOutcome, train
+from person_search.training.trainer import train
 
 MakeConfig = Callable[..., Config]
 

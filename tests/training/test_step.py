@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from person_search.data.loading import Batch
-from person_search.models.detections import Target
+from person_search.data.target import Target
 from person_search.training.step import TrainingStep
 
 

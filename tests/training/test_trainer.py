@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 import torch
 
+from person_search.checkpoints.checkpoint import read_checkpoint, save_checkpoint
 from person_search.config import Config, load_config, to_yaml, with_settings
 from person_search.data.scene import Dataset
 from person_search.errors import DataError, UsageError
+from person_search.runtime.stopping import InterruptedRunError
 from person_search.training import trainer
-from person_search.training.checkpoints import read_checkpoint, save_checkpoint
-from person_search.training.processes import InterruptedRunError
+from person_search.training.run import TrainingOutcome
 from person_search.training.step import TrainingStep
 from person_search.training.trainer import train
 from person_search.training.validation import Validation
@@ -30,7 +31,7 @@ from person_search.training.validation import Validation
 MakeConfig = Callable[..., Config]
 
 
-def run(config: Config, dataset: Dataset, *, resume: bool = False) -> trainer.TrainingOutcome:
+def run(config: Config, dataset: Dataset, *, resume: bool = False) -> TrainingOutcome:
     return train(config, resume=resume, dataset=dataset, show_progress=False)
 
 

@@ -13,9 +13,9 @@ import torch
 import train_tiny
 from conftest import tiny_config
 
+from person_search.checkpoints.checkpoint import LAST, read_checkpoint
 from person_search.config import Config, to_yaml
-from person_search.training.checkpoints import LAST, read_checkpoint
-from person_search.training.processes import cores
+from person_search.runtime.processes import cores
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(cores() < 2, reason="two processes want two cores")]
 

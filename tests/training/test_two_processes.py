@@ -14,7 +14,7 @@ import pytest
 import scenarios
 import torch
 
-from person_search.training.checkpoints import read_checkpoint
+from person_search.checkpoints.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.slow
 

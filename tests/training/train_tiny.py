@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conftest import TinyDataset
 
-from person_search.cli import run
+from person_search.commandline.cli import run
 from person_search.config import load_config
 from person_search.training.trainer import train
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from person_search import cli
+from person_search.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from person_search.checkpoints.loading import load_model
+from person_search.commandline import cli
 from person_search.config import method_settings
 from person_search.data.decode import read_image
 from person_search.data.notes import Notes
 from person_search.data.scene import Boxes
 from person_search.errors import DataError, UsageError
 from person_search.models.building import build_model
-from person_search.models.loading import load_model
-from person_search.training.checkpoints import Checkpoint, save_checkpoint
 from person_search.visualize.folder_search import FolderRanking, parse_box, pictures_in, search_folder
 
 BOX = np.array([10, 8, 28, 50], np.float32)

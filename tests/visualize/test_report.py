@@ -59,10 +59,14 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def read_image(path):
-    if "broken" in path.name:
-        raise DataError(f"cannot read image '{path.name}'")
-    return np.full((60, 80, 3), sum(path.name.encode()) % 200, np.uint8)
+def read_scene(scene):
+    if "broken" in scene.name:
+        raise DataError(f"cannot read image '{scene.name}'")
+    return np.full((60, 80, 3), sum(scene.name.encode()) % 200, np.uint8)
+
+
+def make_scenes(*names):
+    return [Scene(name, as_boxes([]), np.zeros(0, np.int64)) for name in names]
 
 
 def make_split(names=("a.jpg", NASTY, "c.jpg", "broken.jpg")):
@@ -140,7 +144,7 @@ def write(run_dir, out, **changes):
             split=split,
             config=Config(),
         ),
-        "read_image": read_image,
+        "read_scene": read_scene,
     }
     index = write_report(run_dir, out, **(arguments | changes))
     assert index == out / "index.html"
@@ -215,13 +219,13 @@ def test_missing_numbers_are_dashes(run_dir, tmp_path):
 def test_unreadable_pictures_are_listed_once_and_replaced(run_dir, tmp_path, error):
     tries = []
 
-    def read(path):
-        if path.name == "broken.jpg":
-            tries.append(path)
+    def read(scene):
+        if scene.name == "broken.jpg":
+            tries.append(scene)
             raise error
-        return read_image(path)
+        return read_scene(scene)
 
-    page = write(run_dir, tmp_path / "report", read_image=read)
+    page = write(run_dir, tmp_path / "report", read_scene=read)
     assert "1 picture could not be read" in page.text
     assert page.text.count(f"broken.jpg: {error.args[-1]}") == 1
     assert any("cannot be read" in image["alt"] for image in page.all("img"))
@@ -229,14 +233,8 @@ def test_unreadable_pictures_are_listed_once_and_replaced(run_dir, tmp_path, err
 
 
 def test_pictures_of_the_wrong_kind_are_unreadable(run_dir, tmp_path):
-    page = write(run_dir, tmp_path / "report", read_image=lambda path: np.zeros((60, 80), np.float32))
+    page = write(run_dir, tmp_path / "report", read_scene=lambda scene: np.zeros((60, 80), np.float32))
     assert "4 pictures could not be read" in page.text
-
-
-def test_pictures_are_read_below_the_image_root(run_dir, tmp_path):
-    read = []
-    write(run_dir, tmp_path / "report", read_image=lambda path: read.append(path) or read_image(path))
-    assert {path.parent.name for path in read} == {"images"}
 
 
 @pytest.mark.parametrize("broken", ["a: [", "training: 3", "- 1"])
@@ -284,11 +282,11 @@ def test_an_interrupted_report_leaves_the_one_before_as_it_was(run_dir, tmp_path
     write(run_dir, out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
-    def interrupt(path):
+    def interrupt(scene):
         raise error
 
     with pytest.raises(type(error)):
-        write(run_dir, out, read_image=interrupt)
+        write(run_dir, out, read_scene=interrupt)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my <run>", "report"]
 
@@ -370,7 +368,7 @@ def test_the_whole_set_is_a_gallery_size(run_dir, tmp_path):
 
 def test_large_scenes_are_shrunk_with_their_boxes_and_keep_their_colours(tmp_path):
     image = np.full((600, 1920, 3), (200, 100, 20), np.uint8)
-    picture = Pictures(tmp_path, tmp_path, lambda _: image).scene_with(
+    picture = Pictures(tmp_path, make_scenes("big.jpg"), lambda _: image).scene_with(
         "big", "big.jpg", [Layer(as_boxes([[400, 100, 1200, 500]]), (0, 0, 255), thickness=3)]
     )
     written = cv2.imread(str(tmp_path / picture.src))[..., ::-1].astype(int)
@@ -382,14 +380,15 @@ def test_large_scenes_are_shrunk_with_their_boxes_and_keep_their_colours(tmp_pat
 
 def test_a_scene_is_tried_once_however_often_it_is_asked_for(tmp_path):
     tries = []
-    pictures = Pictures(tmp_path, tmp_path, lambda path: tries.append(path.name) or read_image(path))
-    for name in ["broken.jpg", *(f"{number}.jpg" for number in range(30)), "broken.jpg"]:
+    names = ["broken.jpg", *(f"{number}.jpg" for number in range(30))]
+    pictures = Pictures(tmp_path, make_scenes(*names), lambda scene: tries.append(scene.name) or read_scene(scene))
+    for name in [*names, "broken.jpg"]:
         pictures.scene(name)
     assert tries.count("broken.jpg") == 1
 
 
 def test_whole_scenes_keep_the_place_of_unreadable_hits(tmp_path):
-    pictures = Pictures(tmp_path, tmp_path, read_image)
+    pictures = Pictures(tmp_path, make_split().scenes, read_scene)
     query = make_query(0, 0.5)
     hits = [query["top"][1], query["top"][0]]
     both = pictures.whole_scenes("both", query, hits)
@@ -416,10 +415,10 @@ def test_queries_with_nobody_to_find_are_not_chosen():
 
 
 def test_right_hits_are_boxed_green_and_wrong_ones_red(run_dir, tmp_path):
-    def read(path):
+    def read(scene):
         return np.full((60, 80, 3), 128, np.uint8)
 
-    write(run_dir, tmp_path / "report", read_image=read)
+    write(run_dir, tmp_path / "report", read_scene=read)
     for rank, channel in ((1, 1), (2, 0)):
         crop = cv2.imread(str(tmp_path / "report" / "pictures" / f"query-0-hit-{rank}.jpg"))[..., ::-1].astype(int)
         boxed = np.abs(crop - 128).max(-1) > 40
@@ -462,7 +461,7 @@ def test_what_scenes_count_is_what_detection_scores(tmp_path):
     counted = without_ignored(predictions, split)
     metrics = detection_metrics(counted, split, threshold=0.3, labelled=False)
 
-    shown = detection_scenes(split, found, Pictures(tmp_path, tmp_path, read_image), threshold=0.3, wanted=30)
+    shown = detection_scenes(split, found, Pictures(tmp_path, split.scenes, read_scene), threshold=0.3, wanted=30)
     totals = {kind: sum(scene.counts[kind] for scene in shown) for kind in ("right", "missed", "false")}
     assert totals["right"] == round(metrics.recall * metrics.boxes) > 20
     assert totals["right"] + totals["missed"] == metrics.boxes
@@ -488,7 +487,9 @@ def test_only_the_fifty_best_proposals_are_shown_by_what_they_are_on(tmp_path):
     boxes = as_boxes([on_identity] * 10 + [on_other] * 20 + [[30, 30, 45, 45]] * 40)
     scores = np.concatenate([np.linspace(1, 0.9, 30), np.linspace(0.8, 0.1, 40)]).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(boxes))
-    shown = proposal_scenes(split, {"a.jpg": (boxes[order], scores[order])}, Pictures(tmp_path, tmp_path, read_image))
+    shown = proposal_scenes(
+        split, {"a.jpg": (boxes[order], scores[order])}, Pictures(tmp_path, split.scenes, read_scene)
+    )
     assert shown[0].counts == {"background": 20, "without identity": 20, "with identity": 10}
 
 

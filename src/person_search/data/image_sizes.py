@@ -24,5 +24,5 @@ def read_size(path: Path) -> tuple[int, int]:
 
 def aspect_ratios(split: Split, scenes: Sequence[int]) -> list[float]:
     """Width / height of the images of ``scenes``. Raises UnreadableImageError."""
-    sizes = [read_size(split.image_root / split.scenes[number].name) for number in scenes]
+    sizes = [split.read_size(split.scenes[number]) for number in scenes]
     return [width / height for width, height in sizes]

@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from person_search.data.decode import read_image
 from person_search.data.grouping import aspect_group, in_groups
-from person_search.data.picture_sizes import check_decoded
 from person_search.data.scene import Boxes, Scene, Split
+from person_search.data.target import Target
 from person_search.data.unreadable import UnreadableImageError
 from person_search.data.workers import Batches
 from person_search.errors import DataError, UsageError
-from person_search.models.detections import Target
 
 
 class Item(NamedTuple):
@@ -182,10 +180,8 @@ class TrainingScenes(TorchDataset[Any]):
 
     def __getitem__(self, item: Item) -> tuple[Tensor, Target, Item] | DataError:
         scene = self.split.scenes[item.scene]
-        path = self.split.image_root / scene.name
         try:
-            image = read_image(path)
-            check_decoded(path, scene, image.shape[2], image.shape[1])
+            image = self.split.read(scene)
             target = training_target(scene, image.shape[2], image.shape[1], mirrored=item.mirrored)
         except DataError as error:
             return error
@@ -200,14 +196,10 @@ class WholeScenes(TorchDataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
         number = self.scenes[index]
-        scene = self.split.scenes[number]
-        path = self.split.image_root / scene.name
         try:
-            image = read_image(path)
-            check_decoded(path, scene, image.shape[2], image.shape[1])
+            return self.split.read(self.split.scenes[number]), number
         except DataError as error:
             return error
-        return image, number
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -297,9 +289,12 @@ class _Readable(TorchDataset[Any]):
     def __getitem__(self, index: int) -> tuple[int, UnreadableImageError | None]:
         number = self.scenes[index]
         try:
-            read_image(self.split.image_root / self.split.scenes[number].name)
+            self.split.read(self.split.scenes[number])
         except UnreadableImageError as error:
             return number, error
+        except DataError:
+            # A picture of another size than declared is no unreadable one: training refuses it.
+            pass
         return number, None
 
     def __len__(self) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from person_search.data.image_header import read_header
-from person_search.data.image_sizes import read_size
 from person_search.data.scene import Scene, Split
 from person_search.data.unreadable import UnreadableImageError
 from person_search.errors import DataError
@@ -40,7 +39,7 @@ def compare_sizes(split: Split) -> SizeCheck:
     missing: list[str] = []
     contradictions: list[tuple[Path, Scene, tuple[int, int]]] = []
     for scene in (split.scenes[number] for number in numbers):
-        path = split.image_root / scene.name
+        path = split.path(scene)
         # Unlike Path.exists, this takes a name that no file can have for a file that is not there.
         if not os.path.exists(path):
             missing.append(scene.name)
@@ -48,7 +47,7 @@ def compare_sizes(split: Split) -> SizeCheck:
         if scene.size is None:
             continue
         try:
-            seen = read_size(path)
+            seen = split.read_size(scene)
         except UnreadableImageError:
             # Left to the one who decodes it, and may be told to leave such pictures out.
             continue

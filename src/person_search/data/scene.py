@@ -6,13 +6,16 @@ import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from person_search.config import DataConfig
 from person_search.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNLABELLED = -1
 """Person id of a person without identity."""
@@ -98,6 +101,35 @@ class Split:
     seen_identities: Bools | None = None
     identity_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    # Everything that looks at a picture asks here, so that a subclass can take its scenes from elsewhere than one file
+    # each. Imports are late: decoding needs PyTorch, scoring does not.
+
+    def path(self, scene: Scene) -> Path:
+        """The file that holds the picture of ``scene``."""
+        return self.image_root / scene.name
+
+    def read(self, scene: Scene) -> Tensor:
+        """The picture of ``scene``, (3, H, W) uint8 RGB, turned as its EXIF orientation says.
+
+        Raises UnreadableImageError, and DataError where it has another size than the annotations say.
+        """
+        from person_search.data.decode import read_image
+        from person_search.data.picture_sizes import check_decoded
+
+        path = self.path(scene)
+        image = read_image(path)
+        check_decoded(path, scene, image.shape[2], image.shape[1])
+        return image
+
+    def read_size(self, scene: Scene) -> tuple[int, int]:
+        """(width, height) in pixels of the picture that ``read`` gives, without decoding it.
+
+        Raises UnreadableImageError.
+        """
+        from person_search.data.image_sizes import read_size
+
+        return read_size(self.path(scene))
 
 
 @dataclass(frozen=True, eq=False)

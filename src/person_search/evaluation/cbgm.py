@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from person_search.data.scene import Ints
 from person_search.errors import DataError
@@ -67,6 +66,9 @@ def context_rescore(predictions: Predictions, *, k1: int, k2: int) -> Rescore:
 
 def assigned(weights: Floats) -> tuple[int, float] | None:
     """Column assigned to the first row of (A, B) ``weights`` and the largest weight assigned; None if left over."""
+    # SciPy takes a while to import, and without CBGM nothing here needs it.
+    from scipy.optimize import linear_sum_assignment
+
     rows, columns = linear_sum_assignment(weights, maximize=True)
     first = np.flatnonzero(rows == 0)
     if len(first) == 0:

@@ -15,7 +15,7 @@ from person_search.errors import DataError, UsageError
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.record import RECORD, Record, read_record, record_text
 from person_search.evaluation.results import Results, results_text
-from person_search.files import replace_file, replace_text, replacing_folder
+from person_search.runtime.files import replace_file, replace_text, replacing_folder
 
 EVALUATION = "evaluation"
 """Folder inside that of the run; every evaluation has one of its own there."""

@@ -18,8 +18,8 @@ from person_search.errors import CheckpointError
 from person_search.evaluation.overlaps import offsets_of
 from person_search.evaluation.predictions import Predictions
 from person_search.models.detections import Detections, GivenPerson, ImageResult
-from person_search.models.distributed import at_first, processes, rank, together
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.runtime.distributed import at_first, processes, rank, together
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def predict(
         split: its queries lie in its scenes.
         config: ``eval_batch_size``, ``use_gt_boxes`` (the true boxes with score 1 instead of detections), ``cbgm``
             (the people beside every query too), ``workers`` and ``precision``.
-        progress: called with the scenes done and their number.
+        progress: called with the scenes done and their number, by the first process alone.
 
     Raises DataError naming the path of an image that cannot be read: none is left out; LostWorkerError when a process
     that decodes them is lost.
@@ -57,7 +57,7 @@ def predict(
                 _check_finite(kept, model)
                 found.update(zip(scenes, (result.detections for result in kept), strict=True))
                 people.update(zip(queries, (person for result in kept for person in result.given), strict=True))
-                if progress:
+                if progress and rank() == 0:
                     progress(min(len(found) * processes(), len(split.scenes)), len(split.scenes))
     finally:
         model.train(was_training)

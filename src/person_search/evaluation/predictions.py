@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from person_search.data.scene import Bools, Boxes, Ints, Split
 from person_search.errors import DataError
 from person_search.evaluation.overlaps import offsets_of, scene_pairs
-from person_search.files import whole_file
+from person_search.runtime.files import whole_file
 
 Float32s = NDArray[np.float32]
 Names = NDArray[np.str_]

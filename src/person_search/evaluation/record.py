@@ -16,10 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from person_search import __version__
 from person_search.config import Config, EvaluationConfig, MethodSettings, parse, with_settings
+from person_search.config.sections import Section, flat
 from person_search.data.fingerprint import fingerprint
 from person_search.data.scene import Split
 from person_search.errors import DataError
-from person_search.sections import Section, flat
 
 RECORD = "record.json"
 RUNNING = ("seed", "precision", "device", "devices", "nodes", "channels_last", "compile")

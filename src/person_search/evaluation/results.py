@@ -23,7 +23,7 @@ from person_search.evaluation.overlaps import Floats
 from person_search.evaluation.plausibility import doubts_about_detections, doubts_about_embeddings, doubts_about_search
 from person_search.evaluation.predictions import Predictions, align
 from person_search.evaluation.search import SearchResult, search
-from person_search.files import whole_file
+from person_search.runtime.files import whole_file
 
 CMC_RANKS = 50
 CURVE_POINTS = 200

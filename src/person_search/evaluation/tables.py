@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from person_search.evaluation.results import Results, Share
-from person_search.files import whole_file
+from person_search.runtime.files import whole_file
 
 
 def percent(share: Share) -> str:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from person_search.config import Config, load_config
+from person_search.config.sections import flat
 from person_search.data.catalogue import open_split
 from person_search.data.fingerprint import fingerprint
 from person_search.data.holdout import hold_out, validation_protocol, validation_split
 from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
 from person_search.errors import UsageError
-from person_search.sections import flat
 
 ELSEWHERE = {"data_root", "workers", "skip_unreadable", "plugins"}
 """Settings of the data that do not change which scenes a share of them is."""

@@ -7,8 +7,8 @@ from torch import nn
 
 from person_search.config import TrainingConfig
 from person_search.errors import UsageError
-from person_search.models.distributed import processes
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.runtime.distributed import processes
 
 
 def accelerate(model: PersonSearchModel, config: TrainingConfig) -> None:

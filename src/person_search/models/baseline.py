@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from person_search.data.target import Target
 from person_search.models.box_heads import LightHead, box_loss, softmax_classification_loss
-from person_search.models.detections import Target
-from person_search.models.distributed import counted
 from person_search.models.embedding import Neck
 from person_search.models.method_settings import BaselineSettings
 from person_search.models.reid_loss import identify
 from person_search.models.roi_sampling import LabelledRois, SampledRois, enough_to_normalise, pk_sample
 from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
 from person_search.registry import losses as reid_losses
+from person_search.runtime.distributed import counted
 
 
 class Baseline(TwoStageModel):

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import clip_boxes_to_image, nms
 
-from person_search.models.distributed import mean_count
 from person_search.models.roi_sampling import SampledRois
 from person_search.models.settings import DetectionSettings
+from person_search.runtime.distributed import mean_count
 
 
 class LightHead(nn.Module):

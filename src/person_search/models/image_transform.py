@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from person_search.data.target import Target
 from person_search.models.backbones.backbone import Normalisation
-from person_search.models.detections import Target
 from person_search.models.random_draws import Draw, generator_of
 
 STRIDE = 32

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import Field, SerializeAsAny
 
 from person_search.config import AtLeastOne, Positive, Share
+from person_search.config.sections import Section
 from person_search.models.settings import (
     BackboneSettings,
     DetectionSettings,
@@ -20,7 +21,6 @@ from person_search.models.settings import (
     SequentialOimLossSettings,
     TwoStageSettings,
 )
-from person_search.sections import Section
 
 
 class PkSettings(Section):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from person_search.data.target import Target
 from person_search.models.box_heads import binary_classification_loss, box_loss, normalised_box_layer
-from person_search.models.detections import Target
 from person_search.models.embedding import Projection, norm_aware
 from person_search.models.method_settings import NaeSettings
 from person_search.models.reid_loss import identify

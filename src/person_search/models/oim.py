@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from person_search.data.target import Target
 from person_search.models.box_heads import box_loss, softmax_classification_loss
-from person_search.models.detections import Target
 from person_search.models.embedding import Projection
 from person_search.models.method_settings import OimSettings
 from person_search.models.reid_loss import identify

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from person_search.models.distributed import gather_rows, mean_count
 from person_search.models.settings import OimLossSettings
+from person_search.runtime.distributed import gather_rows, mean_count
 
 
 class OIMLoss(nn.Module):

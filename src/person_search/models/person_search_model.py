@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from person_search.config import MethodSettings
+from person_search.data.target import Target
 from person_search.errors import UsageError
-from person_search.models.detections import Detections, ImageResult, Target
+from person_search.models.detections import Detections, ImageResult
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import enum
 import torch
 from torch import Tensor
 
-from person_search.models.detections import Target
+from person_search.data.target import Target
 
 
 class Draw(enum.IntEnum):

@@ -12,10 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_area, box_iou
 
-from person_search.models.detections import Target
-from person_search.models.distributed import total_of
+from person_search.data.target import Target
 from person_search.models.random_draws import Draw, choose, generator_of
 from person_search.models.settings import RoiSettings
+from person_search.runtime.distributed import total_of
 
 BACKGROUND = -2
 """Label of a RoI without a person; -1 is a person without identity."""

@@ -11,12 +11,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_prediction_layers
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
-from person_search.models.detections import Target
-from person_search.models.distributed import mean_count
+from person_search.data.target import Target
 from person_search.models.image_transform import ImageBatch
 from person_search.models.random_draws import Draw, choose, generator_of
 from person_search.models.roi_sampling import BOX_CLAMP, on_ignored
 from person_search.models.settings import RpnSettings
+from person_search.runtime.distributed import mean_count
 
 
 class RPNHead(nn.Module):

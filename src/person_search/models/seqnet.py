@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from person_search.data.target import Target
 from person_search.models.backbones.backbone import Top
 from person_search.models.box_heads import (
     KeptBoxes,
@@ -15,7 +16,6 @@ from person_search.models.box_heads import (
     normalised_box_layer,
     softmax_classification_loss,
 )
-from person_search.models.detections import Target
 from person_search.models.embedding import Projection, norm_aware
 from person_search.models.method_settings import SeqNetSettings
 from person_search.models.random_draws import Draw

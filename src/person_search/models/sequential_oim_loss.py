@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from person_search.models.distributed import gather_rows
 from person_search.models.oim_loss import labelled_cross_entropy
 from person_search.models.settings import SequentialOimLossSettings
+from person_search.runtime.distributed import gather_rows
 
 
 class SequentialOIMLoss(nn.Module):

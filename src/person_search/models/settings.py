@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from person_search.config import AtLeastOne, Count, MethodSettings, Positive, Share
+from person_search.config.sections import Section
 from person_search.errors import nearest
 from person_search.registry import backbones, losses
-from person_search.sections import Section
 
 Level = Literal["C4", "C5"]
 

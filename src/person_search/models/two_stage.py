@@ -12,16 +12,17 @@ from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import roi_align
 
+from person_search.data.target import Target
 from person_search.models.backbones.backbone import Cut, Top
 from person_search.models.backbones.building import build_backbone
 from person_search.models.box_heads import KeptBoxes, candidates, keep_beside, keep_best
-from person_search.models.detections import Detections, GivenPerson, ImageResult, Target
-from person_search.models.distributed import counted
+from person_search.models.detections import Detections, GivenPerson, ImageResult
 from person_search.models.image_transform import ImageBatch, ImageTransform
 from person_search.models.person_search_model import HeavyParts, PersonSearchModel
 from person_search.models.roi_sampling import BOX_CLAMP, DetectionSampler, SampledRois
 from person_search.models.rpn import RPN
 from person_search.models.settings import DetectionSettings, TwoStageSettings
+from person_search.runtime.distributed import counted
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from person_search.data.synthetic import MARKER, read_marker
 from person_search.data.writers import WRITERS
 from person_search.data.writers.records import SceneRecord
 from person_search.errors import DataError, UsageError
-from person_search.files import replacing_folder
+from person_search.runtime.files import replacing_folder
 from person_search.synth.appearance import Appearance, draw_identities
 from person_search.synth.contents import FILES, contents, is_complete, strangers
 from person_search.synth.plan import STREAM_IDENTITIES, ScenePlan, make_plan

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from person_search.config import Share
+from person_search.config.sections import UNKNOWN, Section
 from person_search.errors import UsageError, nearest
-from person_search.sections import UNKNOWN, Section
 
 Layout = Literal["coco", "mot", "cuhk-sysu", "prw"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from person_search.errors import PersonSearchError
-from person_search.files import replace_text
+from person_search.runtime.files import replace_text
 
 METRICS = "metrics.jsonl"
 

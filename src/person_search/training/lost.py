@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from person_search.config import Config
+from person_search.config.sections import flat
 from person_search.errors import PersonSearchError
-from person_search.sections import flat
 
 DOUBTFUL = 3
 """So many more steps skipped than taken, of late, that the weights may be the reason: they are not worth keeping."""

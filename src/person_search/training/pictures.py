@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from person_search.data.decode import read_image
 from person_search.data.scene import Split
+from person_search.data.target import Target
 from person_search.evaluation.results import Results
-from person_search.models.detections import Target
 from person_search.visualize.boxes import BACKGROUND, IDENTITY, NO_IDENTITY, Color, draw_boxes
 from person_search.visualize.ranking import Hit, ranking_list
 from person_search.visualize.report_scenes import spread
@@ -46,12 +47,11 @@ def validation_rankings(results: Results, split: Split, *, wanted: int, hits: in
         hits: people in a list.
     """
     asked = [query for query in results.queries if query.truths]
-    pictures: dict[str, NDArray[np.uint8]] = {}
+    scenes = {scene.name: scene for scene in split.scenes}
 
+    @cache
     def scene(name: str) -> NDArray[np.uint8]:
-        if name not in pictures:
-            pictures[name] = read_image(split.image_root / name).permute(1, 2, 0).numpy()
-        return pictures[name]
+        return split.read(scenes[name]).permute(1, 2, 0).numpy()
 
     return [
         ranking_list(

@@ -14,13 +14,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from person_search.terminal import console
-
 
 class RunProgress:
     """A bar over all steps with the time left, and a second one while something else is going on."""
 
     def __init__(self, *, total: int, done: int, shown: bool):
+        # A program that only imports training gets no console.
+        from person_search.runtime.terminal import console
+
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from person_search.config import Config, load_config, with_settings
+from person_search.config.sections import differences, flat
 from person_search.errors import UsageError
-from person_search.sections import differences, flat
 
 CONFIG_FILE = "config.yaml"
 

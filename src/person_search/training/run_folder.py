@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from person_search.checkpoints.checkpoint import Checkpoint, newest_checkpoint
 from person_search.config import Config, parse, to_yaml
 from person_search.data.fingerprint import fingerprint
 from person_search.data.image_sizes import aspect_ratios
 from person_search.data.loading import unreadable_scenes
 from person_search.data.scene import Split
 from person_search.errors import CheckpointError, DataError, PersonSearchError, UsageError
-from person_search.files import replace_text
-from person_search.models.distributed import everyones, rank
-from person_search.training.checkpoints import Checkpoint, newest_checkpoint
+from person_search.runtime.distributed import everyones, rank
+from person_search.runtime.files import replace_text
 from person_search.training.curves import METRICS
 from person_search.training.resuming import CONFIG_FILE
 

@@ -12,8 +12,8 @@ from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
 from person_search.evaluation.predict import predict
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.results import Results, score
-from person_search.models.distributed import everyones, together
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.runtime.distributed import everyones, together
 
 
 class Validation:

@@ -20,8 +20,8 @@ from person_search.data.notes import Notes
 from person_search.data.scene import Boxes
 from person_search.data.unreadable import UnreadableImageError
 from person_search.errors import DataError, UsageError
-from person_search.files import whole_file
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.runtime.files import whole_file
 from person_search.visualize.boxes import Image
 from person_search.visualize.ranking import Hit, ranking_list
 

@@ -13,9 +13,9 @@ import yaml
 from person_search.data.scene import Split
 from person_search.errors import PersonSearchError, UsageError
 from person_search.evaluation.record import Record
-from person_search.files import replacing_folder
+from person_search.runtime.files import replacing_folder
 from person_search.visualize import curves
-from person_search.visualize.report_pictures import Pictures, ReadImage
+from person_search.visualize.report_pictures import Pictures, ReadScene
 from person_search.visualize.report_queries import choose_queries, ranking
 from person_search.visualize.report_scenes import Scored, detection_scenes, proposal_scenes
 
@@ -45,7 +45,7 @@ def write_report(
     proposals: Scored | None,
     reference_rows: Sequence[Mapping[str, Any]],
     record: Record,
-    read_image: ReadImage,
+    read_scene: ReadScene,
     max_queries: int = 24,
 ) -> Path:
     """Write the report into the folder ``out``, whole or not at all, and return its ``index.html``.
@@ -62,7 +62,7 @@ def write_report(
         proposals: the same for proposals of the first stage, for some scenes or none.
         reference_rows: rows ``name``, ``map``, ``top1``, ``top5``, ``top10`` to compare with, such as a random ranking.
         record: what was evaluated, with which settings.
-        read_image: path -> (H, W, 3) uint8 RGB.
+        read_scene: a scene of ``split`` -> (H, W, 3) uint8 RGB; what it raises makes it unreadable.
         max_queries: ranking lists shown, at most.
 
     Raises UsageError when ``out`` holds anything but an earlier report, PersonSearchError when it cannot be written.
@@ -71,7 +71,7 @@ def write_report(
     try:
         _refuse_foreign(target, out)
         with replacing_folder(target) as folder:
-            pictures = Pictures(folder, split.image_root, read_image)
+            pictures = Pictures(folder, split.scenes, read_scene)
             page = {
                 "generator": _GENERATOR,
                 "run": run_dir.resolve().name,

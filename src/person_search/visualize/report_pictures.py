@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from person_search.data.scene import Boxes
+from person_search.data.scene import Boxes, Scene
 from person_search.errors import PersonSearchError
 from person_search.visualize.boxes import Color, Image, check_image, draw_boxes, draw_text, text_width
 from person_search.visualize.ranking import Hit, crop_person, fit_height, ranking_list
 
-ReadImage = Callable[[Path], Any]
+ReadScene = Callable[[Scene], Any]
 
 _QUALITY = 88
 _CROP_HEIGHT = 240
@@ -38,15 +38,15 @@ class Pictures:
 
     Args:
         root: folder of the page.
-        image_root: folder that scene names are relative to.
-        read_image: path -> (H, W, 3) uint8 RGB; what it raises makes the scene unreadable.
+        scenes: those that may be asked for, by name.
+        read_scene: a scene -> (H, W, 3) uint8 RGB; what it raises makes the scene unreadable.
     """
 
-    def __init__(self, root: Path, image_root: Path, read_image: ReadImage):
+    def __init__(self, root: Path, scenes: Iterable[Scene], read_scene: ReadScene):
         self.unreadable: dict[str, str] = {}
         self._root = root
-        self._image_root = image_root
-        self._read_image = read_image
+        self._scenes = {scene.name: scene for scene in scenes}
+        self._read_scene = read_scene
         (root / "pictures").mkdir(parents=True, exist_ok=True)
         # Scenes come back as hits of several queries; a few large ones are all that memory should hold.
         self.scene = lru_cache(maxsize=12)(self._read)
@@ -107,7 +107,7 @@ class Pictures:
         if name in self.unreadable:
             return None
         try:
-            image = np.asarray(self._read_image(self._image_root / name))
+            image = np.asarray(self._read_scene(self._scenes[name]))
             check_image(image)
         except (PersonSearchError, OSError, ValueError, RuntimeError) as error:
             self.unreadable[name] = _reason(error)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from person_search.checkpoints.loading import load_stored
+from person_search.config.sections import flat
 from person_search.data.catalogue import open_dataset
-from person_search.data.decode import read_image
 from person_search.data.fingerprint import fingerprint
 from person_search.data.scene import Boxes, Split
 from person_search.errors import CheckpointError, DataError
@@ -17,9 +18,7 @@ from person_search.evaluation.predictions import Predictions, align
 from person_search.evaluation.record import Record
 from person_search.evaluation.results import read_results
 from person_search.evaluation.task import split_to_test
-from person_search.models.loading import load_stored
 from person_search.models.person_search_model import PersonSearchModel
-from person_search.sections import flat
 from person_search.visualize.report import write_report
 
 PROPOSAL_SCENES = 4
@@ -63,7 +62,7 @@ def report_run(run_dir: Path, out: Path, *, evaluation: Path | None = None, max_
         proposals=None if model is None else proposals_by_scene(model, split),
         reference_rows=read_references(folder),
         record=record,
-        read_image=lambda path: read_image(path).permute(1, 2, 0).numpy(),
+        read_scene=lambda scene: split.read(scene).permute(1, 2, 0).numpy(),
         max_queries=max_queries,
     )
     return Report(page, record, notes)
@@ -105,7 +104,7 @@ def proposals_by_scene(model: PersonSearchModel, split: Split) -> dict[str, tupl
     chosen = np.unique(np.linspace(0, len(split.scenes) - 1, PROPOSAL_SCENES).round().astype(int))
     found = {}
     for scene in (split.scenes[number] for number in chosen):
-        proposed = model.propose([read_image(split.image_root / scene.name)])
+        proposed = model.propose([split.read(scene)])
         if proposed is not None:
             ((boxes, logits),) = proposed
             found[scene.name] = (boxes.numpy(), logits.numpy())

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import savemat
 
 Nested = NDArray[Any]
 
@@ -37,6 +36,9 @@ def row_vector(values: Iterable[float]) -> NDArray[np.float64]:
 
 def save(path: Path, variables: Mapping[str, Any]) -> None:
     """Write ``variables`` to ``path`` (MATLAB 5 format, compressed), making its folder. Raises OSError."""
+    # SciPy takes a while to import, and other layouts do without.
+    from scipy.io import savemat
+
     path.parent.mkdir(parents=True, exist_ok=True)
     # appendmat off: the names end in .mat already.
     savemat(str(path), dict(variables), appendmat=False, do_compression=True)

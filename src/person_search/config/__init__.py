@@ -1,0 +1,51 @@
+"""The settings of a run: what there is to set, and how it is read, changed and written."""
+
+from person_search.config.reading import (
+    changed,
+    choices,
+    load_config,
+    method_settings,
+    override,
+    parse,
+    plain,
+    plugins_imported,
+    read_method_settings,
+    to_yaml,
+    whose,
+    with_settings,
+)
+from person_search.config.settings import (
+    AtLeastOne,
+    Config,
+    Count,
+    DataConfig,
+    EvaluationConfig,
+    MethodSettings,
+    Positive,
+    Share,
+    TrainingConfig,
+)
+
+__all__ = [
+    "AtLeastOne",
+    "Config",
+    "Count",
+    "DataConfig",
+    "EvaluationConfig",
+    "MethodSettings",
+    "Positive",
+    "Share",
+    "TrainingConfig",
+    "changed",
+    "choices",
+    "load_config",
+    "method_settings",
+    "override",
+    "parse",
+    "plain",
+    "plugins_imported",
+    "read_method_settings",
+    "to_yaml",
+    "whose",
+    "with_settings",
+]

@@ -1,0 +1,126 @@
+"""Settings as version 0.1.0 wrote them: all in one list for every method, in ``config.yaml`` and in checkpoints."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from person_search.config.sections import Section, merged, placed
+from person_search.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+SECTIONED: dict[str, Any] = {
+    "backbone": "resnet50",
+    "width": 1.0,
+    "flavour": "torchvision",
+    "weights": "imagenet",
+    "reid_loss": "oim",
+    "shorter_side": (600,),
+    "longer_side": 1000,
+    "anchor_sizes": None,
+    "anchor_ratios": (1.0, 2.0),
+    "rpn_fg_iou": 0.7,
+    "rpn_bg_iou": 0.3,
+    "rpn_batch_per_image": 256,
+    "rpn_positive_share": 0.5,
+    "rpn_nms": 0.7,
+    "rpn_pre_nms_train": 12000,
+    "rpn_pre_nms_test": 6000,
+    "rpn_post_nms_train": 2000,
+    "rpn_post_nms_test": 300,
+    "roi_fg_iou": 0.5,
+    "roi_batch_per_image": 64,
+    "roi_positive_share": 0.5,
+    "pk_sampling": True,
+    "pk_per_person": 4,
+    "reid_loss_weight": 0.5,
+    "oim_scale": 30.0,
+    "oim_momentum": 0.5,
+    "oim_queue": None,
+    "freeze": None,
+    "score_threshold": 0.05,
+    "nms_threshold": 0.4,
+    "max_detections": 100,
+    "cws": False,
+}
+"""Settings of the model that version 0.1.0 had side by side, and their defaults then."""
+
+METHODS_OWN = ("anchor_sizes", "box_loss_weight", "freeze")
+"""Those whose None stood for the default of the method."""
+
+ONE_DATASETS: dict[str, Any] = {"queries": "standard", "mot_split": "time", "mot_train_share": 0.5, "mot_min_gap": 5.0}
+"""Settings that every dataset had, and now one has."""
+
+
+def migrated(tree: Mapping[str, Any], usual: Section, source: str, *, owner_of: Callable[[str], str]) -> dict[str, Any]:
+    """``tree``, if version 0.1.0 wrote it, in the sections of today; else as it is.
+
+    What was of no effect with the method, loss or dataset that it names is left out, and said where it was no default.
+    Raises UsageError where a setting is given in the old place and in the new one.
+
+    Args:
+        tree: of a whole config.
+        usual: the default config.
+        source: what errors and warnings call the tree.
+        owner_of: says, in a sentence, of which method, dataset or loss a setting is.
+    """
+    tree = dict(tree)
+    model, data = tree.get("model"), tree.get("data")
+    if isinstance(data, dict) and ONE_DATASETS.keys() <= data.keys():
+        tree["data"] = _migrated(data, ("data",), {**ONE_DATASETS, "person_id_key": None}, usual, source, owner_of)
+    if not isinstance(model, dict):
+        return tree
+    if "cws" in model:
+        cws = {"evaluation": {"cws": model["cws"]}}
+        model = {key: value for key, value in model.items() if key != "cws"}
+        evaluation = tree.get("evaluation")
+        tree = {**tree, **merged(cws, {"evaluation": evaluation} if isinstance(evaluation, dict) else {})}
+    model = {key: value for key, value in model.items() if not (key in METHODS_OWN and value is None)}
+    tree["model"] = _migrated(model, ("model",), SECTIONED, usual, source, owner_of)
+    return tree
+
+
+def _migrated(
+    values: Mapping[str, Any],
+    path: tuple[str, ...],
+    old: Mapping[str, Any],
+    usual: Section,
+    source: str,
+    owner_of: Callable[[str], str],
+) -> dict[str, Any]:
+    """``values`` of one section with the settings ``old``, flat there, in their places."""
+    flat = {key: value for key, value in values.items() if key in old and not isinstance(value, dict)}
+    rest = {key: value for key, value in values.items() if key not in flat}
+    if not flat:
+        return rest
+    choosing = {key: value for key, value in rest.items() if isinstance(value, str)}
+    try:
+        placed_tree, used = placed({**choosing, **flat}, usual)
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}") from None
+    for key in flat.keys() - used:
+        if _plain(flat[key]) != _plain(old[key]):
+            _warn(
+                f"{source}: '{key}: {flat[key]}', which version 0.1.0 wrote for all, is of no effect here and left out."
+                f"{owner_of(key)}"
+            )
+    moved = placed_tree.get(path[0], {})
+    twice = next((key for key in rest if isinstance(rest[key], dict) and key in moved), None)
+    if twice is not None:
+        raise UsageError(
+            f"{source}: '{path[0]}.{twice}' is given as a section and, as version 0.1.0 had it, setting by setting; "
+            "give it once"
+        )
+    return merged(moved, rest)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@functools.cache
+def _warn(line: str) -> None:
+    log.warning("%s", line)
