@@ -154,6 +154,18 @@ def test_the_readme_example_runs(run_dir, dataset, tmp_path):
     assert hits == sorted(hits, reverse=True)
 
 
+def test_the_readme_example_of_training_runs(run_dir, tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    example = readme.split("```python\n")[2].split("```")[0]
+    example = example.replace("recipes/demo.yaml", str(run_dir / "config.yaml")).replace("seed=1", "max_steps=2")
+    found = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    name, average, _ = found.stdout.splitlines()[-1].rsplit(" ", 2)
+    (folder,) = (tmp_path / "runs" / "python" / "evaluation").iterdir()
+    (search,) = json.loads((folder / "results.json").read_text())["search"]
+    assert (name, float(average)) == (search["protocol"], search["map"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

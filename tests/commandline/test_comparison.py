@@ -101,7 +101,7 @@ def test_the_section_takes_its_own_place_on_a_page(modules) -> None:
 def test_a_finished_training_is_kept_and_published(modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compare, page = modules
     folder, out = tmp_path / "tiny", tmp_path / "docs" / "results.md"
-    compare.run_synthesis(compare.SynthConfig(out=folder / "scenes", **compare.PRESETS["tiny"].scenes))
+    compare.generate(compare.SynthConfig(out=folder / "scenes", **compare.PRESETS["tiny"].scenes))
     entry = compare.train_one("tiny", "baseline", 0, folder)
     assert entry.steps == 8
     assert entry.memory > 100

@@ -12,17 +12,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torchvision.io import write_png
 
+from person_search.data.image_sizes import aspect_ratios
 from person_search.data.loading import (
     Item,
     TrainingOrder,
     clip,
     has_area,
     mirror,
+    raise_errors,
     scene_batches,
     training_batches,
     training_target,
     unreadable_scenes,
 )
+from person_search.data.picture_sizes import check_sizes
 from person_search.data.scene import Scene, Split, as_boxes
 from person_search.errors import DataError, UsageError
 
@@ -283,3 +286,27 @@ def test_unreadable_scenes_are_found_with_their_paths(tmp_path: Path) -> None:
     assert sorted(bad) == [1, 3]
     assert str(tmp_path / "1.png") in str(bad[1])
     assert seen[-1] == 4
+
+
+class Drawn(Split):
+    """A split whose pictures lie in no file."""
+
+    def read(self, scene: Scene) -> torch.Tensor:
+        return torch.full((3, 20, 30), int(scene.name), dtype=torch.uint8)
+
+    def read_size(self, scene: Scene) -> tuple[int, int]:
+        return 30, 20
+
+
+def test_a_split_may_take_its_pictures_from_elsewhere() -> None:
+    scenes = [Scene(str(number), as_boxes([[1, 1, 9, 15]]), np.array([0]), size=(30, 20)) for number in range(4)]
+    split = Drawn("drawn", "train", Path("nowhere"), scenes, 1)
+    assert [int(image[0, 0, 0]) for images, _ in scene_batches(split, batch_size=3, workers=0) for image in images] == [
+        0, 1, 2, 3,
+    ]  # fmt: skip
+    order = TrainingOrder(range(4), flip=False, batch_size=4)
+    (batch,) = raise_errors(training_batches(split, order, workers=0, pin=False))
+    assert sorted(int(image.amax()) for image in batch.images) == [0, 1, 2, 3]
+    assert unreadable_scenes(split, range(4), workers=0) == {}
+    assert aspect_ratios(split, range(4)) == [1.5] * 4
+    check_sizes(split)

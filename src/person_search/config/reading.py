@@ -204,10 +204,10 @@ def _own_names(section: Section) -> Iterator[str]:
             yield from _own_names(getattr(section, key))
 
 
-def load_config(path: Path, *, over: Config | None = None) -> Config:
+def load_config(path: str | Path, *, over: Config | None = None) -> Config:
     """Read a YAML file over the defaults, or over the settings ``over``. Raises UsageError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot read config '{path}': {error.strerror}") from None
     try:

@@ -63,7 +63,7 @@ class Evaluation:
     notes: list[str]
 
 
-def load_for_test(checkpoint: Path, config: Config, **overrides: Any) -> StoredModel:
+def load_for_test(checkpoint: str | Path, config: Config, **overrides: Any) -> StoredModel:
     """The model of ``checkpoint``, a file or run folder, on the device and with the precision of ``config.training``.
 
     Where that asks for several processes they are started, and all of them run the program from its beginning.
@@ -101,7 +101,7 @@ def predict_split(
 
 
 def evaluate(
-    checkpoint: Path,
+    checkpoint: str | Path,
     config: Config,
     *,
     split: str = "test",
