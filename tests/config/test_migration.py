@@ -74,6 +74,12 @@ def test_what_a_person_wrote_for_that_version_is_read(text: str, settings: dict[
     assert parse(yaml.safe_load(text), "here") == with_settings(Config(), **settings)
 
 
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_what_a_person_wrote_for_another_method_is_refused(value: str) -> None:
+    with pytest.raises(UsageError, match=r"here: 'model\.pk_sampling' is of no effect.* of the method 'baseline'"):
+        parse(yaml.safe_load(f"model: {{method: oim, pk_sampling: {value}}}"), "here")
+
+
 def test_a_file_over_a_runs_settings_may_be_old(tmp_path: Path) -> None:
     path = tmp_path / "old.yaml"
     path.write_text("model: {rpn_nms: 0.6, oim_scale: 20}")

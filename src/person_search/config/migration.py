@@ -58,8 +58,9 @@ ONE_DATASETS: dict[str, Any] = {"queries": "standard", "mot_split": "time", "mot
 def migrated(tree: Mapping[str, Any], usual: Section, source: str, *, owner_of: Callable[[str], str]) -> dict[str, Any]:
     """``tree``, if version 0.1.0 wrote it, in the sections of today; else as it is.
 
-    What was of no effect with the method, loss or dataset that it names is left out, and said where it was no default.
-    Raises UsageError where a setting is given in the old place and in the new one.
+    The version wrote the settings of all methods, losses and datasets: what is of no effect with those named is left
+    out, and said where it was no default. Raises UsageError where a person wrote such a setting, and where one is given
+    in the old place and in the new one.
 
     Args:
         tree: of a whole config.
@@ -70,16 +71,19 @@ def migrated(tree: Mapping[str, Any], usual: Section, source: str, *, owner_of: 
     tree = dict(tree)
     model, data = tree.get("model"), tree.get("data")
     if isinstance(data, dict) and ONE_DATASETS.keys() <= data.keys():
-        tree["data"] = _migrated(data, ("data",), {**ONE_DATASETS, "person_id_key": None}, usual, source, owner_of)
+        tree["data"] = _migrated(
+            data, ("data",), {**ONE_DATASETS, "person_id_key": None}, usual, source, owner_of, written=True
+        )
     if not isinstance(model, dict):
         return tree
+    written = SECTIONED.keys() <= model.keys()
     if "cws" in model:
         cws = {"evaluation": {"cws": model["cws"]}}
         model = {key: value for key, value in model.items() if key != "cws"}
         evaluation = tree.get("evaluation")
         tree = {**tree, **merged(cws, {"evaluation": evaluation} if isinstance(evaluation, dict) else {})}
     model = {key: value for key, value in model.items() if not (key in METHODS_OWN and value is None)}
-    tree["model"] = _migrated(model, ("model",), SECTIONED, usual, source, owner_of)
+    tree["model"] = _migrated(model, ("model",), SECTIONED, usual, source, owner_of, written=written)
     return tree
 
 
@@ -90,8 +94,13 @@ def _migrated(
     usual: Section,
     source: str,
     owner_of: Callable[[str], str],
+    *,
+    written: bool,
 ) -> dict[str, Any]:
-    """``values`` of one section with the settings ``old``, flat there, in their places."""
+    """``values`` of one section with the settings ``old``, flat there, in their places.
+
+    ``written``: by the version itself, which wrote them all, and not by a person, who meant each.
+    """
     flat = {key: value for key, value in values.items() if key in old and not isinstance(value, dict)}
     rest = {key: value for key, value in values.items() if key not in flat}
     if not flat:
@@ -101,7 +110,10 @@ def _migrated(
         placed_tree, used = placed({**choosing, **flat}, usual)
     except ValueError as error:
         raise UsageError(f"{source}: {error}") from None
-    for key in flat.keys() - used:
+    unused = sorted(flat.keys() - used)
+    if unused and not written:
+        raise UsageError(f"{source}: '{path[0]}.{unused[0]}' is of no effect here.{owner_of(unused[0])}")
+    for key in unused:
         if _plain(flat[key]) != _plain(old[key]):
             _warn(
                 f"{source}: '{key}: {flat[key]}', which version 0.1.0 wrote for all, is of no effect here and left out."
