@@ -28,6 +28,7 @@ from person_search.models.person_search_model import PersonSearchModel
 from person_search.runtime.companions import leave_group
 from person_search.runtime.distributed import average_statistics, everyones, processes, rank
 from person_search.runtime.fabric import start_fabric
+from person_search.training import run as training_run
 from person_search.training import trainer
 from person_search.training.step import TrainingStep
 
@@ -177,7 +178,7 @@ def errors(root: Path, data: Path) -> dict[str, str]:
         predict(build_model(config.model, 4, load_weights=False), scenes_to_look_at(data, broken=2), config)
 
     def unwritable() -> None:
-        with mock.patch.object(trainer, "save_checkpoint", full):
+        with mock.patch.object(training_run, "save_checkpoint", full):
             train(config_of(root, "full", max_steps=1), data)
 
     return {"checkpoint": told(unwritable), "image": told(unreadable)}
