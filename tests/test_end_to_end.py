@@ -142,11 +142,18 @@ def test_a_checkpoint_by_itself_is_evaluated_and_reported(run_dir, dataset, tmp_
     assert 'id="proposals"' in page
 
 
-def test_the_readme_example_runs(run_dir, dataset, tmp_path):
+def readme_example(word, changes):
+    """The first block of Python code in README.md that ``word`` is in, with ``changes`` made."""
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    example = readme.split("```python\n")[1].split("```")[0]
-    example = example.replace("runs/first", str(run_dir)).replace("score_threshold=0.5", "score_threshold=0.0")
-    example = example.replace("data/synthetic", str(dataset))
+    example = next(block for part in readme.split("```python\n")[1:] if word in (block := part.split("```")[0]))
+    for old, new in changes.items():
+        example = example.replace(old, str(new))
+    return example
+
+
+def test_the_readme_example_runs(run_dir, dataset):
+    changes = {"runs/first": run_dir, "score_threshold=0.5": "score_threshold=0.0", "data/synthetic": dataset}
+    example = readme_example("hits", changes)
     found = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     hits = eval(found.stdout)
@@ -154,10 +161,16 @@ def test_the_readme_example_runs(run_dir, dataset, tmp_path):
     assert hits == sorted(hits, reverse=True)
 
 
+def test_the_readme_example_of_a_stream_runs(run_dir, dataset):
+    example = readme_example("detections_of", {"runs/first": run_dir, "data/synthetic": dataset})
+    found = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    names = [line.split()[0] for line in found.stdout.splitlines()]
+    assert names == sorted(path.name for path in (dataset / "images" / "c1").glob("*.jpg"))
+
+
 def test_the_readme_example_of_training_runs(run_dir, tmp_path):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    example = readme.split("```python\n")[2].split("```")[0]
-    example = example.replace("recipes/demo.yaml", str(run_dir / "config.yaml")).replace("seed=1", "max_steps=2")
+    example = readme_example("train(config)", {"recipes/demo.yaml": run_dir / "config.yaml", "seed=1": "max_steps=2"})
     found = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     name, average, _ = found.stdout.splitlines()[-1].rsplit(" ", 2)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from person_search.evaluation.predict import predict
     from person_search.evaluation.results import score
     from person_search.models.detections import Detections
+    from person_search.models.streaming import detections_of
     from person_search.training.trainer import train
 
 __version__ = "0.2.0"
@@ -28,6 +29,7 @@ __all__ = [
     "PersonSearchError",
     "Target",
     "UsageError",
+    "detections_of",
     "evaluate",
     "load_config",
     "load_model",
@@ -46,6 +48,7 @@ _LATE = {
     "Config": "person_search.config",
     "Detections": "person_search.models.detections",
     "Target": "person_search.data.target",
+    "detections_of": "person_search.models.streaming",
     "evaluate": "person_search.evaluation.evaluate",
     "load_config": "person_search.config",
     "load_model": "person_search.checkpoints.loading",

@@ -175,3 +175,30 @@ def test_a_worker_killed_at_any_time_is_an_error_that_says_so(model, split: Spli
     os.mkfifo(split.image_root / "3.png")
     with pytest.raises(LostWorkerError, match=r"is lost.*--workers"):
         predict(model, split, config(workers=1, eval_batch_size=1), progress=kill)
+
+
+def test_among_scenes_of_one_size_predictions_are_those_of_single_images(model, split: Split) -> None:
+    """Up to the rounding of sums, which a network over one image does in another order than over three."""
+    alone = predict(model, split, config(eval_batch_size=1, cbgm=True))
+    same, mixed = (
+        predict(model, split, config(eval_batch_size=4, cbgm=True, same_size_batches=on)) for on in (True, False)
+    )
+    np.testing.assert_array_equal(same.offsets, alone.offsets)
+    np.testing.assert_array_equal(same.query_offsets, alone.query_offsets)
+    for name in ("scores", "embeddings", "query_embeddings", "query_scores", "query_context"):
+        np.testing.assert_allclose(getattr(same, name), getattr(alone, name), atol=2e-6, rtol=0)
+    for name in ("boxes", "query_boxes"):
+        np.testing.assert_allclose(getattr(same, name), getattr(alone, name), atol=1e-4, rtol=0)
+    assert np.abs(mixed.query_embeddings - alone.query_embeddings).max() > 1e-3
+
+
+@pytest.mark.parametrize("use_gt_boxes", [False, True])
+def test_a_box_outside_its_image_is_an_error_with_its_scene(model, split: Split, use_gt_boxes: bool) -> None:
+    beyond = as_boxes([[96, 10, 120, 40]])
+    if use_gt_boxes:
+        scene = split.scenes[3]
+        split.scenes[3] = Scene(scene.name, np.concatenate([scene.boxes, beyond]), np.array([3, 4]))
+    else:
+        split.queries.append(Query(3, beyond[0], 3))
+    with pytest.raises(DataError, match=r"'3.png' is 96 x 64 pixels, but the box \[96.0, 10.0, .* lies outside"):
+        predict(model, split, config(use_gt_boxes=use_gt_boxes))

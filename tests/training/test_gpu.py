@@ -19,11 +19,12 @@ from person_search.checkpoints.checkpoint import read_checkpoint
 from person_search.config import Config, with_settings
 from person_search.data.loading import TrainingOrder, training_batches
 from person_search.data.scene import Dataset
-from person_search.evaluation.predict import CopyToHost, autocast, predict
+from person_search.evaluation.predict import predict
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
-from person_search.models.detections import Detections
+from person_search.models.detections import Detections, ImageResult
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.models.streaming import CopyToHost, autocast
 from person_search.training.trainer import train
 
 DEVICE = "cuda"
@@ -84,12 +85,12 @@ def test_results_copied_while_the_device_works_are_whole() -> None:
         for _ in range(10):
             busy = (busy @ busy).softmax(1)
         rows = busy[:500]
-        copied = CopyToHost([Detections(rows[:, :4] + number, rows[:, 0], rows)])
+        copied = CopyToHost([ImageResult(Detections(rows[:, :4] + number, rows[:, 0], rows), [])])
         expected = rows.clone()
         (found,) = copied.wait()
         busy.add_(0.1)
-        assert torch.equal(found.embeddings, expected.cpu())
-        assert not found.embeddings.is_pinned()
+        assert torch.equal(found.detections.embeddings, expected.cpu())
+        assert not found.detections.embeddings.is_pinned()
 
 
 def test_a_split_is_predicted_as_on_the_cpu(make_config: Callable[..., Config], tmp_path: Path) -> None:

@@ -148,6 +148,10 @@ class EvaluationConfig(Section):
     """How detections are collected and scored."""
 
     eval_batch_size: AtLeastOne = Field(5, description="images per batch in test")
+    same_size_batches: bool = Field(
+        False,
+        description="begin a new batch where an image has another size: its numbers then do not depend on those beside it",
+    )
     use_gt_boxes: bool = Field(
         False, description="embed the true boxes instead of detections: the upper bound of re-ID"
     )

@@ -249,15 +249,21 @@ def training_batches(split: Split, order: TrainingOrder, *, workers: int, pin: b
 
 
 def scene_batches(
-    split: Split, *, batch_size: int, workers: int, pin: bool = False, scenes: Sequence[int] | None = None
+    split: Split, *, batch_size: int, workers: int, scenes: Sequence[int] | None = None
 ) -> Iterator[tuple[list[Tensor], list[int]]]:
-    """Images and scene numbers, in order, of all or some scenes. Raises DataError naming an unreadable image."""
+    """Images and scene numbers, in order, of all or some scenes; workers start at once, by the thread that calls this.
+
+    While it is iterated over, raises DataError naming an unreadable image.
+    """
     chosen = range(len(split.scenes)) if scenes is None else scenes
     dataset = WholeScenes(split, chosen)
-    loader = Batches(dataset, _keep_list, workers=workers, pin=pin, batch_size=batch_size)
-    for batch in loader:
-        good = list(raise_errors(batch))
-        yield [image for image, _ in good], [number for _, number in good]
+    batches = iter(Batches(dataset, _keep_list, workers=workers, pin=False, batch_size=batch_size))
+    return map(_images_and_numbers, batches)
+
+
+def _images_and_numbers(samples: list[Any]) -> tuple[list[Tensor], list[int]]:
+    good = list(raise_errors(samples))
+    return [image for image, _ in good], [number for _, number in good]
 
 
 def unreadable_scenes(

@@ -69,8 +69,12 @@ class Batches:
         )
 
     def __iter__(self) -> Iterator[Any]:
+        # Now and not at the first batch, which another thread may take: only the main thread is told of lost workers.
+        return self._received(self._started())
+
+    def _received(self, batches: Iterator[Any]) -> Iterator[Any]:
         with lost_workers_named():
-            for batch in self._started():
+            for batch in batches:
                 if isinstance(batch, LostWorkerError):
                     raise batch
                 yield batch
@@ -79,7 +83,8 @@ class Batches:
         """The batches, with the workers at work. Raises LostWorkerError where they cannot be."""
         try:
             _try_channels(self._loader.num_workers)
-            return iter(self._loader)
+            with lost_workers_named():
+                return iter(self._loader)
         except OSError as error:
             raise LostWorkerError(
                 f"cannot start processes that decode pictures: {error.strerror or error}; they need a little room in "

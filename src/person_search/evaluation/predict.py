@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from person_search.config import Config, EvaluationConfig
+from person_search.config import Config
 from person_search.data.loading import scene_batches
-from person_search.data.scene import Ints, Query, Scene, Split, as_boxes
+from person_search.data.scene import Boxes, Ints, Query, Scene, Split, as_boxes
 from person_search.data.workers import lost_workers_named
-from person_search.errors import CheckpointError
+from person_search.errors import CheckpointError, DataError
 from person_search.evaluation.overlaps import offsets_of
 from person_search.evaluation.predictions import Predictions
 from person_search.models.detections import Detections, GivenPerson, ImageResult
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.models.streaming import ResultStream, boxes_outside, detections_of
 from person_search.runtime.distributed import at_first, processes, rank, together
 
 
-@torch.no_grad()
 def predict(
     model: PersonSearchModel,
     split: Split,
@@ -39,25 +38,29 @@ def predict(
         model: on the device to use; put back into the mode it was in.
         split: its queries lie in its scenes.
         config: ``eval_batch_size``, ``use_gt_boxes`` (the true boxes with score 1 instead of detections), ``cbgm``
-            (the people beside every query too), ``workers`` and ``precision``.
+            (the people beside every query too), ``same_size_batches``, ``workers`` and ``precision``.
         progress: called with the scenes done and their number, by the first process alone.
 
-    Raises DataError naming the path of an image that cannot be read: none is left out; LostWorkerError when a process
-    that decodes them is lost.
+    Raises DataError naming the path of an image that cannot be read, none being left out, or the image that a box lies
+    outside of; LostWorkerError when a process that decodes them is lost.
     """
     was_training = model.training
     model.eval()
     found: dict[int, Detections] = {}
     people: dict[int, GivenPerson] = {}
     try:
-        with together(), lost_workers_named():
-            for scenes, queries, looked in _looks(model, split, config):
-                # By now the next batch is on its way, and the device need not wait for this one's results to be kept.
-                kept = looked.wait()
-                _check_finite(kept, model)
-                found.update(zip(scenes, (result.detections for result in kept), strict=True))
-                people.update(zip(queries, (person for result in kept for person in result.given), strict=True))
-                if progress and rank() == 0:
+        share = _share(len(split.scenes), config.evaluation.eval_batch_size)
+        queries_of = _queries_by_scene(split)
+        with together(), lost_workers_named(), _stream(model, split, share, queries_of, config) as results:
+            for scene, result in zip(share, results, strict=True):
+                if config.evaluation.use_gt_boxes:
+                    queries = [split.queries[query] for query in queries_of[scene]]
+                    result = _with_true_boxes(split.scenes[scene], queries, result)
+                _check_finite(result, model)
+                found[scene] = result.detections
+                people.update(zip(queries_of[scene], result.given, strict=True))
+                whole = len(found) % config.evaluation.eval_batch_size == 0 or len(found) == len(share)
+                if progress and whole and rank() == 0:
                     progress(min(len(found) * processes(), len(split.scenes)), len(split.scenes))
     finally:
         model.train(was_training)
@@ -75,37 +78,64 @@ def predict(
     )
 
 
-def _looks(model: PersonSearchModel, split: Split, config: Config) -> Iterator[tuple[list[int], list[int], CopyToHost]]:
-    """Scene numbers, query numbers, and what was found in the former and given by the latter, of this process's share.
+def _stream(
+    model: PersonSearchModel, split: Split, share: Sequence[int], queries_of: list[list[int]], config: Config
+) -> ResultStream:
+    """What is found in each scene of ``share`` and, as ``given``, its queries, with the people beside them for CBGM.
 
-    Each batch comes out when the next one has been given to the device.
+    Where the true boxes stand for detections nothing is detected, and they are given before the queries.
     """
-    queries_of = _queries_by_scene(split)
-    batches = scene_batches(
-        split,
-        batch_size=config.evaluation.eval_batch_size,
-        workers=config.data.workers,
-        pin=model.device.type == "cuda",
-        scenes=_share(len(split.scenes), config.evaluation.eval_batch_size),
+    settings = config.evaluation
+    boxes = [as_boxes([split.queries[query].box for query in queries_of[scene]]) for scene in share]
+    if settings.use_gt_boxes:
+        boxes = [np.concatenate([split.scenes[s].boxes, own]) for s, own in zip(share, boxes, strict=True)]
+    batches = scene_batches(split, batch_size=settings.eval_batch_size, workers=config.data.workers, scenes=share)
+    return detections_of(
+        model,
+        _pictures(split, batches, boxes),
+        batch_size=settings.eval_batch_size,
+        with_boxes=map(torch.from_numpy, boxes),
+        context=settings.cbgm and not settings.use_gt_boxes,
+        detect=not settings.use_gt_boxes,
+        same_size_batches=settings.same_size_batches,
+        precision=config.training.precision,
     )
-    before = None
+
+
+def _pictures(
+    split: Split, batches: Iterator[tuple[list[Tensor], list[int]]], boxes: Sequence[Boxes]
+) -> Iterator[Tensor]:
+    """The images one by one. Raises DataError where one of the ``boxes``, (n, 4) per image, lies outside it."""
+    wanted = iter(boxes)
     for images, scenes in batches:
-        moved = [image.to(model.device, non_blocking=True) for image in images]
-        queries = [[split.queries[query] for query in queries_of[scene]] for scene in scenes]
-        with autocast(model.device, config.training.precision):
-            results = _look(model, moved, [split.scenes[s] for s in scenes], queries, config.evaluation)
-        looked = CopyToHost(results)
-        if before is not None:
-            yield before
-        before = scenes, [query for scene in scenes for query in queries_of[scene]], looked
-    if before is not None:
-        yield before
+        for image, scene, own in zip(images, scenes, wanted, strict=False):
+            outside = boxes_outside(torch.from_numpy(own), image)
+            if bool(outside.any()):
+                raise DataError(
+                    f"image '{split.scenes[scene].name}' is {image.shape[2]} x {image.shape[1]} pixels, but the box "
+                    f"{own[outside.numpy()][0].tolist()} lies outside; correct the annotation"
+                )
+            yield image
 
 
-def _check_finite(results: Sequence[ImageResult], model: PersonSearchModel) -> None:
+def _with_true_boxes(scene: Scene, queries: list[Query], result: ImageResult) -> ImageResult:
+    """``result`` as if the true boxes, which were given before the queries', had been detected.
+
+    Beside a query is everybody annotated but its own person.
+    """
+    number = len(scene.boxes)
+    # Nobody was detected, but the width of an embedding is there also where nobody is annotated.
+    embeddings = [result.detections.embeddings, *(person.embedding[None] for person in result.given[:number])]
+    everyone = Detections(torch.from_numpy(scene.boxes), torch.ones(number), torch.cat(embeddings))
+    others = [everyone.take(torch.from_numpy(scene.person_ids != query.person_id)) for query in queries]
+    asked = zip(result.given[number:], others, strict=True)
+    return ImageResult(everyone, [replace(person, beside=beside) for person, beside in asked])
+
+
+def _check_finite(result: ImageResult, model: PersonSearchModel) -> None:
     """Raise CheckpointError when what a model found is not finite: its weights are, or no error came so far."""
-    people = [person for result in results for person in result.given]
-    found = [result.detections for result in results] + [p.beside for p in people if p.beside is not None]
+    people = result.given
+    found = [result.detections, *(person.beside for person in people if person.beside is not None)]
     tensors = [value for each in found for value in (each.boxes, each.embeddings)]
     if all(bool(torch.isfinite(value).all()) for value in (*tensors, *(p.embedding for p in people))):
         return
@@ -121,63 +151,6 @@ def _share(scenes: int, batch_size: int) -> list[int]:
     """This process's scenes: whole batches of one process, for how far a batch is padded changes its numbers a bit."""
     starts = range(rank() * batch_size, scenes, processes() * batch_size)
     return [scene for start in starts for scene in range(start, min(start + batch_size, scenes))]
-
-
-class CopyToHost:
-    """A copy of results to ordinary memory, float32, that the device makes while it is given other work."""
-
-    def __init__(self, results: Sequence[ImageResult]):
-        self._copies = [result.map(lambda value: value.float().to("cpu", non_blocking=True)) for result in results]
-        self._done = torch.cuda.Event() if results and results[0].detections.scores.is_cuda else None
-        if self._done is not None:
-            self._done.record()
-
-    def wait(self) -> list[ImageResult]:
-        """The copies, once they are made."""
-        if self._done is None:
-            return self._copies
-        self._done.synchronize()
-        # They are in page-locked memory, of which a whole split's would be too much.
-        return [result.map(torch.clone) for result in self._copies]
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The arithmetic of ``precision`` (32, bf16, 16) on ``device``."""
-    half = torch.float16 if precision == "16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=half, enabled=precision != "32")
-
-
-def _look(
-    model: PersonSearchModel,
-    images: list[Tensor],
-    scenes: list[Scene],
-    queries: list[list[Query]],
-    settings: EvaluationConfig,
-) -> list[ImageResult]:
-    """What is found in every image, and its queries, with the people beside them for CBGM."""
-    asked = [torch.tensor(as_boxes([query.box for query in own])) for own in queries]
-    if settings.use_gt_boxes:
-        return _true_boxes(model, images, scenes, queries, asked)
-    return model.detect_and_embed(images, asked, context=settings.cbgm)
-
-
-def _true_boxes(
-    model: PersonSearchModel,
-    images: list[Tensor],
-    scenes: list[Scene],
-    queries: list[list[Query]],
-    asked: list[Tensor],
-) -> list[ImageResult]:
-    """As ``_look``, with the annotated people as detections and, but for the query's person, beside the queries."""
-    true = [torch.tensor(scene.boxes) for scene in scenes]
-    embeddings = model.embed(images, [torch.cat(pair) for pair in zip(true, asked, strict=True)])
-    results = []
-    for scene, own, boxes, given, vectors in zip(scenes, queries, true, asked, embeddings, strict=True):
-        everyone = Detections(boxes.to(model.device), vectors.new_ones(len(boxes)), vectors[: len(boxes)])
-        beside = [everyone.take(torch.from_numpy(scene.person_ids != query.person_id)) for query in own]
-        wanted = zip(given.to(model.device), vectors[len(boxes) :], beside, strict=True)
-        results.append(ImageResult(everyone, [GivenPerson(*person) for person in wanted]))
-    return results
 
 
 def _context_of(person: GivenPerson) -> Detections:

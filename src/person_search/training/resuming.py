@@ -37,6 +37,7 @@ ACCEPTED = {
     "log_every": "",
     "display": "",
     "eval_batch_size": "",
+    "same_size_batches": "rounding, and what padding changes at the border",
     "use_gt_boxes": "the final evaluation alone: validation leaves it out; so are the next five",
     "gallery_size": "",
     "cross_camera": "",

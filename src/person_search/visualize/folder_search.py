@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from person_search.data.scene import Boxes
 from person_search.data.unreadable import UnreadableImageError
 from person_search.errors import DataError, UsageError
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.models.streaming import boxes_outside, detections_of
 from person_search.runtime.files import whole_file
 from person_search.visualize.boxes import Image
 from person_search.visualize.ranking import Hit, ranking_list
@@ -110,8 +111,8 @@ def parse_box(text: str) -> Boxes:
 
 def check_inside(box: Boxes, image: Tensor) -> None:
     """Raise UsageError unless some of ``box`` ((4,) xyxy) lies in the (3, H, W) ``image``."""
-    height, width = image.shape[1:]
-    if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+    if bool(boxes_outside(torch.from_numpy(box)[None], image)):
+        height, width = image.shape[1:]
         given = ",".join(f"{value:g}" for value in box)
         raise UsageError(f"--box {given} lies outside the query's picture, which is {width} x {height} pixels")
 
@@ -143,20 +144,22 @@ def search_folder(
 
     Raises DataError when no picture can be read, or nobody is found in any.
     """
-    wanted = model.embed([query.to(model.device)], [torch.from_numpy(box)[None]])[0][0].double()
+    asked = detections_of(model, [query], with_boxes=[torch.from_numpy(box)[None]], detect=False)
+    wanted = next(asked).given[0].embedding.double()
     ranking = FolderRanking()
-    for start in range(0, len(pictures), batch_size):
-        paths, images = _readable(pictures[start : start + batch_size], ranking.unreadable)
-        detections = model([image.to(model.device) for image in images]) if images else []
-        for path, found in zip(paths, detections, strict=True):
+    read: deque[Path] = deque()
+    with detections_of(model, _readable(pictures, read, ranking.unreadable), batch_size=batch_size) as results:
+        for number, result in enumerate(results, start=1):
+            path, found = read.popleft(), result.detections
             embeddings = found.embeddings * found.scores[:, None] if cws else found.embeddings
-            similarities = (embeddings.double() @ wanted).cpu()
-            people = zip(found.boxes.cpu().numpy(), found.scores.tolist(), similarities.tolist(), strict=True)
+            people = zip(
+                found.boxes.numpy(), found.scores.tolist(), (embeddings.double() @ wanted).tolist(), strict=True
+            )
             kept = [Found(path, *person) for person in people if person[1] >= score_threshold]
             ranking.people += len(kept)
             ranking.hits = heapq.nsmallest(top, [*ranking.hits, *kept], key=lambda hit: -hit.similarity)
-        if progress:
-            progress(min(start + batch_size, len(pictures)), len(pictures))
+            if progress:
+                progress(number + len(ranking.unreadable), len(pictures))
     if len(ranking.unreadable) == len(pictures):
         raise DataError(f"none of {len(pictures)} pictures can be read; the first: {ranking.unreadable[0]}")
     if not ranking.hits:
@@ -188,16 +191,16 @@ def write_picture(path: Path, picture: Image) -> None:
         file.write(data.tobytes())
 
 
-def _readable(paths: Sequence[Path], unreadable: list[DataError]) -> tuple[list[Path], list[Tensor]]:
-    kept, images = [], []
+def _readable(paths: Iterable[Path], read: deque[Path], unreadable: list[DataError]) -> Iterator[Tensor]:
+    """The pictures that can be read; their paths go to ``read``, and why the others cannot to ``unreadable``."""
     for path in paths:
         try:
-            images.append(read_image(path))
+            image = read_image(path)
         except UnreadableImageError as error:
             unreadable.append(error)
         else:
-            kept.append(path)
-    return kept, images
+            read.append(path)
+            yield image
 
 
 def _pixels(image: Tensor) -> Image:
