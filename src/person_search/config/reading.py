@@ -205,18 +205,43 @@ def _own_names(section: Section) -> Iterator[str]:
 
 
 def load_config(path: str | Path, *, over: Config | None = None) -> Config:
-    """Read a YAML file over the defaults, or over the settings ``over``. Raises UsageError."""
+    """Read a YAML file over the defaults, or over the settings ``over``.
+
+    A file may name another one that it builds on with the key ``base``, relative to its own folder: the settings of the
+    base are read first, and the file's own go on top as flags would. A base may have a base too. Raises UsageError.
+    """
+    return _load(Path(path), over, ())
+
+
+def _load(path: Path, over: Config | None, derived: tuple[Path, ...]) -> Config:
+    """The settings in ``path``, on which the files ``derived`` build, the first one asked for first."""
+    chain = (*derived, path)
+    if path.resolve() in (each.resolve() for each in derived):
+        raise UsageError(
+            f"config '{chain[0]}' builds on itself: {' -> '.join(map(str, chain))}; take 'base' out of one of them"
+        )
+    tree = _read_yaml(path, derived)
+    if isinstance(tree, dict) and "base" in tree:
+        base = tree.pop("base")
+        if not isinstance(base, str) or not base:
+            raise UsageError(f"config '{path}': base: expected the name of a YAML file, found {base!r}")
+        over = _load(path.parent / base, over, chain)
+    return parse(tree, f"config '{path}'", over=over)
+
+
+def _read_yaml(path: Path, derived: tuple[Path, ...]) -> Any:
+    """What the YAML file ``path`` holds. Raises UsageError, which names the file that asked for it as its base."""
+    by = f", the base of '{derived[-1]}'" if derived else ""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot read config '{path}': {error.strerror}") from None
+        raise UsageError(f"cannot read config '{path}'{by}: {error.strerror}") from None
     try:
-        tree = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         raise UsageError(f"config '{path}' is not valid YAML{where}: {getattr(error, 'problem', error)}") from None
-    return parse(tree, f"config '{path}'", over=over)
 
 
 def to_yaml(config: Config) -> str:
