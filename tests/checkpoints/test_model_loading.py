@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import builtins
+import enum
+import functools
 import io
 import os
 import pickle
 import struct
 import subprocess
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from person_search.checkpoints import inert_pickle
 from person_search.checkpoints.checkpoint import Checkpoint, read_tensors, save_checkpoint
 from person_search.checkpoints.inert_pickle import load_inert
 from person_search.checkpoints.loading import load_model, open_checkpoint
@@ -96,7 +101,7 @@ def test_tensors_by_themselves_are_recognised_too(tmp_path: Path, zipped: bool, 
     assert open_checkpoint(tmp_path / "a.pth").num_identities == 7
 
 
-def test_parameters_and_cpu_copies_of_other_types_come_through_the_inert_unpickler(tmp_path: Path) -> None:
+def test_parameters_and_cpu_copies_of_other_types_come_through_beside_objects(tmp_path: Path) -> None:
     tensors = {
         "half": torch.ones(3, dtype=torch.float16),
         "bytes": torch.arange(4, dtype=torch.uint8),
@@ -112,6 +117,50 @@ def test_parameters_and_cpu_copies_of_other_types_come_through_the_inert_unpickl
                 assert torch.equal(found[name], value), name
                 assert found[name].dtype == value.dtype
         assert not isinstance(found["object"], Scheduler)
+
+
+class Node(dict):
+    """Settings as yacs keeps them: a dict with attributes."""
+
+    def __init__(self, values: dict[str, Any]):
+        super().__init__(values)
+        self.frozen = True
+
+
+class Names(list):
+    """A list of a class of its own."""
+
+
+class Mode(enum.Enum):
+    TRAIN = 1
+
+
+@formats
+@pytest.mark.parametrize(
+    "held",
+    [
+        Node({"lr": 0.1, "steps": Node({"first": [1, 2]})}),
+        Names(["a", "b"]),
+        argparse.Namespace(lr=0.1, scheduler=Scheduler(), nested=argparse.Namespace(names=Names([1]))),
+        np.float64(0.5),
+        np.arange(3),
+        Mode.TRAIN,
+        defaultdict(list, {"a": [Scheduler()]}),
+        {Path("runs"), 3},
+        functools.partial(Scheduler, 3),
+    ],
+    ids=lambda held: type(held).__name__,
+)
+def test_objects_beside_tensors_are_passed_over(tmp_path: Path, zipped: bool, held: Any) -> None:
+    path = released_file(tmp_path / "a.pth", released_state(), zipped=zipped, held=held, others=[held, {"more": held}])
+    assert open_checkpoint(path).num_identities == 7
+
+
+def test_a_file_of_too_many_classes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inert_pickle, "MOST_NAMES", 3)
+    path = released_file(tmp_path / "a.pth", released_state(), held=[Scheduler(), Names(), Mode.TRAIN, Node({})])
+    with pytest.raises(CheckpointError, match="refused: it names more than 3 classes"):
+        open_checkpoint(path)
 
 
 SPRINGS: dict[str, Callable[[Path], Calls]] = {
