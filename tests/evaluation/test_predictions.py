@@ -13,7 +13,8 @@ import pytest
 
 from person_search.data.scene import Query, Scene, Split, as_boxes
 from person_search.errors import DataError
-from person_search.evaluation.predictions import CONTEXT, REQUIRED, Predictions, align
+from person_search.evaluation.optional_arrays import CONTEXT, OPTIONAL_ARRAYS, OptionalArray
+from person_search.evaluation.predictions import REQUIRED, Predictions, align
 
 
 @pytest.fixture
@@ -189,6 +190,81 @@ def test_broken_rules_name_array_shape_and_rule(
     with pytest.raises(DataError, match=f"'{name}' .*{message}") as caught:
         Predictions.load(tmp_path / "p.npz")
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def with_arrays(predictions: Predictions, monkeypatch: pytest.MonkeyPatch) -> Predictions:
+    """Those that are declared, and one with a row for each detection."""
+    monkeypatch.setitem(OPTIONAL_ARRAYS, "distances", OptionalArray("distances", ("M", 2)))
+    rng = np.random.default_rng(1)
+    shapes = {"scene_embeddings": (3, 6), "query_scene_embeddings": (2, 6), "distances": (5, 2)}
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    return replace(predictions, arrays=arrays)
+
+
+class TestOptionalArrays:
+    def test_come_back_as_written(self, with_arrays: Predictions, tmp_path: Path) -> None:
+        with_arrays.save(tmp_path / "p.npz")
+        found = Predictions.load(tmp_path / "p.npz")
+        assert found.arrays.keys() == with_arrays.arrays.keys()
+        for name, value in with_arrays.arrays.items():
+            np.testing.assert_array_equal(found.arrays[name], value)
+            np.testing.assert_array_equal(found.optional(name), value)
+
+    def test_files_without_them_have_none(self, predictions: Predictions, tmp_path: Path) -> None:
+        np.savez(tmp_path / "p.npz", **arrays_of(predictions), something_else=np.zeros(3))
+        found = Predictions.load(tmp_path / "p.npz")
+        assert found.arrays == {}
+        assert found.optional("scene_embeddings") is None
+
+    @pytest.mark.parametrize(
+        ("name", "change", "message"),
+        [
+            ("scene_embeddings", lambda a: a[:2], r"float32 of shape \(2, 6\): expected shape \(3, any\)"),
+            ("scene_embeddings", lambda a: a[:, 0], r"of shape \(3,\): expected shape \(3, any\)"),
+            ("scene_embeddings", lambda a: a.astype(np.float64), "expected float32"),
+            ("scene_embeddings", lambda a: with_value(a, (1, 0), np.nan), "row 1 holds NaN"),
+            ("query_scene_embeddings", lambda a: a[:1], r"expected shape \(2, 6\)"),
+            ("query_scene_embeddings", lambda a: a[:, :5], r"expected shape \(2, 6\)"),
+            ("distances", lambda a: a[:4], r"expected shape \(5, 2\)"),
+        ],
+    )
+    def test_are_of_the_shape_that_is_declared(
+        self, name: str, change: Any, message: str, with_arrays: Predictions, tmp_path: Path
+    ) -> None:
+        arrays = {**with_arrays.arrays, name: change(with_arrays.arrays[name])}
+        np.savez(tmp_path / "p.npz", **arrays_of(with_arrays), **arrays)
+        with pytest.raises(DataError, match=f"'{name}' .*{message}"):
+            Predictions.load(tmp_path / "p.npz")
+
+    def test_others_are_refused_with_the_nearest_name(self, predictions: Predictions, tmp_path: Path) -> None:
+        unknown = replace(predictions, arrays={"scene_embedding": np.zeros((3, 2), np.float32)})
+        with pytest.raises(DataError, match=r"no optional array 'scene_embedding'.*Did you mean 'scene_embeddings'"):
+            unknown.save(tmp_path / "p.npz")
+        with pytest.raises(DataError, match="no optional array 'scene_embedding'"):
+            unknown.keep(unknown.scores < 0)
+        with pytest.raises(DataError, match="'query_scores' is a field of predictions"):
+            replace(predictions, arrays={"query_scores": np.zeros(3, np.float32)}).validate()
+
+    def test_rows_of_detections_go_with_them(self, with_arrays: Predictions) -> None:
+        kept = with_arrays.keep(np.array([True, False, False, True, True]))
+        kept.validate()
+        np.testing.assert_array_equal(kept.arrays["distances"], with_arrays.arrays["distances"][[0, 3, 4]])
+        for name in ("scene_embeddings", "query_scene_embeddings"):
+            np.testing.assert_array_equal(kept.arrays[name], with_arrays.arrays[name])
+
+    def test_rows_of_scenes_take_the_order_of_the_split(self, with_arrays: Predictions) -> None:
+        scenes = [Scene(name, as_boxes([]), np.zeros(0, np.int64)) for name in ("c.jpg", "a.jpg", "b.jpg")]
+        box = as_boxes([(0, 0, 1, 1)])[0]
+        split = Split("prw", "test", Path("."), scenes, 1, [Query(0, box, 0), Query(1, box, 0)])
+        aligned = align(with_arrays, split)
+        aligned.validate()
+        for name, rows in {
+            "scene_embeddings": [2, 0, 1],
+            "query_scene_embeddings": [0, 1],
+            "distances": [2, 3, 4, 0, 1],
+        }.items():
+            np.testing.assert_array_equal(aligned.arrays[name], with_arrays.arrays[name][rows])
 
 
 class TestAlign:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from person_search.data.scene import Ints
-from person_search.errors import DataError
+from person_search.evaluation.optional_arrays import CONTEXT
 from person_search.evaluation.overlaps import Floats
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.search import Rescore, most_similar
@@ -13,6 +13,7 @@ from person_search.evaluation.similarity import Block
 
 DEFAULTS = {"prw": (30, 4)}
 """k1 and k2 by dataset; every other one takes those of CUHK-SYSU, (10, 3)."""
+ADVICE = "predict again with --cbgm, or score without it"
 
 
 def defaults(dataset: str) -> tuple[int, int]:
@@ -36,11 +37,10 @@ def context_rescore(predictions: Predictions, *, k1: int, k2: int) -> Rescore:
     Raises:
         DataError: the predictions do not hold the people of the queries' pictures.
     """
-    if predictions.query_offsets is None or predictions.query_context is None or predictions.query_scores is None:
-        raise DataError(
-            f"{predictions.source}: CBGM needs the arrays query_offsets, query_boxes, query_scores and query_context, "
-            "which are not there; predict again with --cbgm, or score without it"
-        )
+    predictions.require(CONTEXT, by="CBGM", advice=ADVICE)
+    assert predictions.query_offsets is not None
+    assert predictions.query_scores is not None
+    assert predictions.query_context is not None
     others = _others(predictions.query_offsets, predictions.query_scores, k2)
     context, scene_of = predictions.query_context, predictions.scene_of
 

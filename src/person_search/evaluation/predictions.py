@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from person_search.data.scene import Bools, Boxes, Ints, Split
 from person_search.errors import DataError
+from person_search.evaluation.optional_arrays import CONTEXT, OPTIONAL_ARRAYS, declared
 from person_search.evaluation.overlaps import offsets_of, scene_pairs
 from person_search.runtime.files import whole_file
 
@@ -21,7 +22,6 @@ Float32s = NDArray[np.float32]
 Names = NDArray[np.str_]
 
 REQUIRED = ("scene_names", "offsets", "boxes", "scores", "embeddings", "query_embeddings")
-CONTEXT = ("query_offsets", "query_boxes", "query_scores", "query_context")
 MODEL_ID = "model_id"
 SCORES_DIFFER, ROUNDED = 1.05, 1.001
 """Largest over smallest number from which numbers differ, and up to which they are the same but for rounding."""
@@ -42,6 +42,7 @@ class Predictions:
         query_embeddings: (Q, D) float32, in the dataset's query order.
         query_offsets, query_boxes, query_scores, query_context: (Q + 1,) int64, (P, 4), (P,), (P, D) float32, the
             people of each query's scene, the query itself first; all four or none. CBGM needs them.
+        arrays: other optional arrays by name: see ``optional_arrays.OPTIONAL_ARRAYS``.
         model_id: the id of the model that made them, where it is known.
         source: what errors call these predictions; names the file they were read from.
     """
@@ -56,6 +57,7 @@ class Predictions:
     query_boxes: Boxes | None = None
     query_scores: Float32s | None = None
     query_context: Float32s | None = None
+    arrays: Mapping[str, Float32s] = field(default_factory=dict)
     model_id: str | None = None
     source: str = "predictions"
 
@@ -72,6 +74,26 @@ class Predictions:
         """(M,) int64, the scene number of every detection."""
         return np.repeat(np.arange(len(self.scene_names), dtype=np.int64), self.counts)
 
+    def optional(self, name: str) -> Any:
+        """The optional array of this name, None where it is not there."""
+        return getattr(self, name) if name in CONTEXT else self.arrays.get(name)
+
+    def require(self, names: Sequence[str], *, by: str, advice: str) -> None:
+        """Raise DataError, saying that ``by`` needs them and what to do, unless these optional arrays are there."""
+        missing = [name for name in names if self.optional(name) is None]
+        if missing:
+            *others, last = missing
+            listed = f"arrays {', '.join(others)} and {last}" if others else f"array {last}"
+            verb = "are" if others else "is"
+            raise DataError(f"{self.source}: {by} needs the {listed}, which {verb} not there; {advice}")
+
+    def reordered(self, scenes: Ints | None, detections: Ints | Bools) -> dict[str, Float32s]:
+        """``arrays`` with rows of scenes (None: as they are) and of detections chosen, by number or mask."""
+        chosen = {"S": slice(None) if scenes is None else scenes, "M": detections}
+        return {
+            name: value[chosen.get(str(declared(name).shape[0]), slice(None))] for name, value in self.arrays.items()
+        }
+
     def keep(self, mask: Bools) -> Predictions:
         """The same scenes and queries with the detections of ``mask``, (M,) bool, only."""
         if mask.all():
@@ -83,6 +105,7 @@ class Predictions:
             boxes=self.boxes[mask],
             scores=self.scores[mask],
             embeddings=self.embeddings[mask],
+            arrays=self.reordered(None, mask),
         )
 
     def weighted_by_score(self) -> Predictions:
@@ -114,6 +137,7 @@ class Predictions:
         """Write the contents of a predictions file. Raises DataError when they are not valid, OSError."""
         self.validate()
         arrays = {name: value for name in (*REQUIRED, *CONTEXT) if (value := getattr(self, name)) is not None}
+        arrays |= self.arrays
         if self.model_id is not None:
             arrays[MODEL_ID] = np.array(self.model_id)
         np.savez(file, **arrays)
@@ -140,6 +164,7 @@ class Predictions:
             )
         predictions = cls(
             **{name: arrays[name] for name in (*REQUIRED, *found)},
+            arrays={name: arrays[name] for name in arrays if name in OPTIONAL_ARRAYS and name not in CONTEXT},
             model_id=_text(arrays[MODEL_ID], path) if MODEL_ID in arrays else None,
             source=f"predictions '{path}'",
         )
@@ -163,7 +188,7 @@ def _read(path: Path) -> dict[str, Any]:
         with archive:
             arrays = {}
             for name in archive.files:
-                if name in (*REQUIRED, *CONTEXT, MODEL_ID):
+                if name in (*REQUIRED, *OPTIONAL_ARRAYS, MODEL_ID):
                     arrays[name] = archive[name]
             return arrays
     except OSError as error:
@@ -195,8 +220,11 @@ class _Check:
     def __init__(self, predictions: Predictions):
         self.p = predictions
 
+    def value(self, name: str) -> Any:
+        return getattr(self.p, name) if name in REQUIRED else self.p.optional(name)
+
     def fail(self, name: str, rule: str) -> DataError:
-        value = getattr(self.p, name)
+        value = self.value(name)
         return DataError(f"{self.p.source}: '{name}' {value.dtype} of shape {value.shape}: {rule}")
 
     def run(self) -> None:
@@ -214,22 +242,37 @@ class _Check:
         self.floats("query_embeddings", (None, p.embeddings.shape[1]))
         self.groups("offsets", len(p.scene_names), rows, "scenes")
         self.people("boxes", "scores")
-        if p.query_offsets is None:
+        self.optional_floats()
+        if p.query_offsets is None or p.query_boxes is None:
             return
-        self.floats("query_boxes", (None, 4))
-        assert p.query_boxes is not None
         rows = len(p.query_boxes)
-        self.floats("query_scores", (rows,))
-        self.floats("query_context", (rows, p.embeddings.shape[1]))
         self.groups("query_offsets", len(p.query_embeddings), rows, "queries")
         self.people("query_boxes", "query_scores")
         empty = np.flatnonzero(np.diff(p.query_offsets) == 0)
         if len(empty):
             raise self.fail("query_offsets", f"query {empty[0]} has no people; the query itself comes first")
 
+    def optional_floats(self) -> None:
+        """Those that are there, each of the shape that it is declared with."""
+        p = self.p
+        for name in p.arrays:
+            declared(name)
+            if name in CONTEXT:
+                raise DataError(
+                    f"{p.source}: '{name}' is a field of predictions; give it as such, not among the arrays"
+                )
+        sizes = {"S": len(p.scene_names), "M": len(p), "Q": len(p.query_embeddings), "D": p.embeddings.shape[1]}
+        for name, array in OPTIONAL_ARRAYS.items():
+            value = p.optional(name)
+            if value is None or array.kind != "float32":
+                continue
+            self.floats(name, [size if isinstance(size, int) else sizes.get(size) for size in array.shape])
+            named = zip(array.shape, value.shape, strict=True)
+            sizes |= {size: found for size, found in named if isinstance(size, str)}
+
     def floats(self, name: str, shape: Sequence[int | None]) -> None:
         """float32, of this shape (None: any), and finite."""
-        value = getattr(self.p, name)
+        value = self.value(name)
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         if value.dtype != np.float32:
             raise self.fail(name, "expected float32")
@@ -308,4 +351,5 @@ def align(predictions: Predictions, split: Split) -> Predictions:
         boxes=predictions.boxes[rows],
         scores=predictions.scores[rows],
         embeddings=predictions.embeddings[rows],
+        arrays=predictions.reordered(order, rows),
     )

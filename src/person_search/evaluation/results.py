@@ -16,12 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 from person_search.config import EvaluationConfig
 from person_search.data.scene import Bools, Boxes, Protocol, Split, as_boxes
 from person_search.errors import DataError
-from person_search.evaluation import cbgm
 from person_search.evaluation.detection import DetectionResult, detection_metrics
 from person_search.evaluation.ignore import without_ignored
 from person_search.evaluation.overlaps import Floats
 from person_search.evaluation.plausibility import doubts_about_detections, doubts_about_embeddings, doubts_about_search
 from person_search.evaluation.predictions import Predictions, align
+from person_search.evaluation.rescoring import RESCORERS, Rescorer, rescore_as_asked
 from person_search.evaluation.search import SearchResult, search
 from person_search.runtime.files import whole_file
 
@@ -168,19 +168,32 @@ class Results:
 _ADAPTER = TypeAdapter(Results)
 
 
-def score(predictions: Predictions, split: Split, protocols: Sequence[Protocol], config: EvaluationConfig) -> Results:
+def score(
+    predictions: Predictions,
+    split: Split,
+    protocols: Sequence[Protocol],
+    config: EvaluationConfig,
+    *,
+    rescorers: Sequence[Rescorer] = RESCORERS,
+) -> Results:
     """All metrics of ``predictions`` on ``split``.
 
     Detections on ignore regions take no part. Those below ``config.detection_threshold`` are no detections, those
     below ``config.search_threshold`` are not searched. With ``config.cws`` the embedding of each one searched counts
-    times its score (confidence-weighted similarity, Chen et al., CVPR 2020). Raises DataError when predictions and
-    split do not fit.
+    times its score (confidence-weighted similarity, Chen et al., CVPR 2020). Those of the ``rescorers`` that ``config``
+    asks for then change the similarities. Raises DataError when predictions and split do not fit, or a re-scorer needs
+    arrays that are not there.
     """
-    return score_with_rankings(predictions, split, protocols, config)[0]
+    return score_with_rankings(predictions, split, protocols, config, rescorers=rescorers)[0]
 
 
 def score_with_rankings(
-    predictions: Predictions, split: Split, protocols: Sequence[Protocol], config: EvaluationConfig
+    predictions: Predictions,
+    split: Split,
+    protocols: Sequence[Protocol],
+    config: EvaluationConfig,
+    *,
+    rescorers: Sequence[Rescorer] = RESCORERS,
 ) -> tuple[Results, list[SearchResult]]:
     """:func:`score`, and what every query found under every protocol."""
     aligned = align(predictions, split)
@@ -189,10 +202,7 @@ def score_with_rankings(
     doubted = searched
     if config.cws:
         searched = searched.weighted_by_score()
-    rescore = None
-    if config.cbgm:
-        k1, k2 = cbgm.defaults(split.dataset)
-        rescore = cbgm.context_rescore(searched, k1=config.cbgm_k1 or k1, k2=config.cbgm_k2 or k2)
+    rescore = rescore_as_asked(searched, split, config, rescorers)
     rankings = [search(searched, split, protocol, rescore=rescore) for protocol in protocols]
     detection = _detection(given, split, config.detection_threshold)
     metrics = [_search(ranking, split) for ranking in rankings]

@@ -102,7 +102,7 @@ def search(
         predictions: in the split's scene order, already without detections that take no part.
         split: scenes and queries.
         protocol: galleries and truths of ``split.queries``.
-        rescore: see :func:`person_search.evaluation.cbgm.context_rescore`.
+        rescore: see :mod:`person_search.evaluation.rescoring`.
         top: length K of the lists of most similar detections.
 
     Raises:

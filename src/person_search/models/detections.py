@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -43,25 +43,38 @@ class GivenPerson:
         embedding: (D,) float32, taken at that box and never weighted by a score.
         beside: the people that a detection pass finds beside this one, who takes part in it with score 1 (CBGM; Li and
             Miao, AAAI 2021); their embeddings are not weighted either. None where nobody asked for them.
+        arrays: what else is known of this person, by name: its row of an optional array of predictions that has one
+            for every query.
     """
 
     box: Tensor
     embedding: Tensor
     beside: Detections | None = None
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> GivenPerson:
         """The same with every tensor changed."""
         beside = None if self.beside is None else self.beside.map(change)
-        return GivenPerson(change(self.box), change(self.embedding), beside)
+        arrays = {name: change(value) for name, value in self.arrays.items()}
+        return GivenPerson(change(self.box), change(self.embedding), beside, arrays)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageResult:
-    """What one pass over an image gives: the people found, and those who were given, in the order of their boxes."""
+    """What one pass over an image gives.
+
+    Attributes:
+        detections: the people found.
+        given: those who were given, in the order of their boxes.
+        arrays: what else is known, by name: of the scene its row of an optional array of predictions that has one for
+            every scene; of its N detections their rows, (N, ...), of one that has one for every detection.
+    """
 
     detections: Detections
     given: list[GivenPerson]
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> ImageResult:
         """The same with every tensor changed."""
-        return ImageResult(self.detections.map(change), [person.map(change) for person in self.given])
+        arrays = {name: change(value) for name, value in self.arrays.items()}
+        return ImageResult(self.detections.map(change), [person.map(change) for person in self.given], arrays)
