@@ -26,7 +26,7 @@ from person_search.evaluation.predict import predict
 from person_search.models.building import build_model
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.runtime.companions import leave_group
-from person_search.runtime.distributed import average_statistics, everyones, processes, rank
+from person_search.runtime.distributed import all_gather_object, average_statistics, rank, world_size
 from person_search.runtime.fabric import start_fabric
 from person_search.training import run as training_run
 from person_search.training import trainer
@@ -63,7 +63,7 @@ def frozen_normalisation() -> Iterator[None]:
 def config_of(root: Path, name: str, **settings: Any) -> Config:
     """The tiny config in ``root / name``, for a step of 4 images whatever the number of processes."""
     accumulate = settings.get("accumulate", 1)
-    shared = {"batch_size": 4 // processes() // accumulate, "lr": 0.01, "clip_grad": 20, "score_threshold": 0.0}
+    shared = {"batch_size": 4 // world_size() // accumulate, "lr": 0.01, "clip_grad": 20, "score_threshold": 0.0}
     return tiny_config(root / name, **(shared | settings))
 
 
@@ -126,7 +126,7 @@ def some_images() -> tuple[list[torch.Tensor], list[Target]]:
 
 def own_half(images: list[torch.Tensor], targets: list[Target]) -> Batch:
     """This process's consecutive share."""
-    size = len(images) // processes()
+    size = len(images) // world_size()
     own = slice(rank() * size, (rank() + 1) * size)
     return Batch(images[own], targets[own], list(range(size)))
 
@@ -138,7 +138,7 @@ def statistics_are_averaged(root: Path) -> None:
     own = [part.running_mean.clone() for part in model.modules() if isinstance(part, _BatchNorm)]
     average_statistics(model)
     averaged = [part.running_mean for part in model.modules() if isinstance(part, _BatchNorm)]
-    others = everyones(own)
+    others = all_gather_object(own)
     assert any(not torch.equal(one, other) for one, other in zip(*others, strict=True))
     for found, parts in zip(averaged, zip(*others, strict=True), strict=True):
         torch.testing.assert_close(found, torch.stack(parts).mean(0))
@@ -147,7 +147,7 @@ def statistics_are_averaged(root: Path) -> None:
 def scenes_to_look_at(data: Path, *, broken: int | None = None) -> Split:
     """The test scenes; number ``broken`` is not to be found."""
     split = make_split(data, "test", 6, seed=2)
-    everyones("written")
+    all_gather_object("written")
     if broken is not None:
         split.scenes[broken] = dataclasses.replace(split.scenes[broken], name="nowhere.jpg")
     return split
@@ -207,7 +207,7 @@ def main() -> None:
     statistics_are_averaged(root)
     run_prediction(root, data)
     (root / f"errors-{rank()}.json").write_text(json.dumps(errors(root, data)))
-    assert np.all(everyones(rank()) == np.arange(processes()))
+    assert np.all(all_gather_object(rank()) == np.arange(world_size()))
     # Left running, torch.distributed's threads now and then abort a process that has done its work.
     assert gloo_threads() or not THREADS.is_dir()
     leave_group()

@@ -11,7 +11,7 @@ import torch
 from person_search.config import TrainingConfig
 from person_search.errors import DataError, UsageError
 from person_search.runtime import companions, processes, stopping
-from person_search.runtime.distributed import raise_together
+from person_search.runtime.distributed import raise_on_all_ranks
 from person_search.runtime.processes import device_kind, process_counts
 from person_search.runtime.stopping import stop_on_signals
 
@@ -107,7 +107,7 @@ def test_only_an_error_of_all_processes_leaves_the_group_in_order(
 
     def fail() -> None:
         if agreed:
-            raise_together(error)
+            raise_on_all_ranks(error)
         raise error
 
     with pytest.raises(DataError) as raised, companions.losses_named():

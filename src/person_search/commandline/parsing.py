@@ -8,7 +8,7 @@ from pathlib import Path
 from person_search.commandline.flags import Hint, parse_flags, parse_with_files, settings_in
 from person_search.commandline.options import OPTIONS
 from person_search.commandline.shared_options import base_config, required, running_config, settings_from
-from person_search.config import Config, to_yaml, whose, with_settings
+from person_search.config import Config, owner_hint, to_yaml, with_settings
 from person_search.errors import UsageError
 from person_search.training.resuming import own_config
 
@@ -32,7 +32,7 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def _whose(base: Config) -> Hint:
-    return lambda name: whose(name, base)
+    return lambda name: owner_hint(name, base)
 
 
 def evaluate(arguments: Sequence[str]) -> None:

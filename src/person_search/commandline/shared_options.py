@@ -19,8 +19,8 @@ from person_search.config import (
     choices,
     load_config,
     method_settings,
+    owner_hint,
     plugins_imported,
-    whose,
     with_settings,
 )
 from person_search.config.sections import leaves
@@ -119,7 +119,7 @@ def _as_chosen(base: Config, arguments: Sequence[str]) -> Config:
             base, left_out = changed(base, new)
             chosen |= new
             for name, value in left_out.items():
-                _warn_left_out(name, str(value), whose(name, base))
+                _warn_left_out(name, str(value), owner_hint(name, base))
     return base
 
 

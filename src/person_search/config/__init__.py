@@ -6,12 +6,12 @@ from person_search.config.reading import (
     load_config,
     method_settings,
     override,
+    owner_hint,
     parse,
     plain,
     plugins_imported,
     read_method_settings,
     to_yaml,
-    whose,
     with_settings,
 )
 from person_search.config.settings import (
@@ -41,11 +41,11 @@ __all__ = [
     "load_config",
     "method_settings",
     "override",
+    "owner_hint",
     "parse",
     "plain",
     "plugins_imported",
     "read_method_settings",
     "to_yaml",
-    "whose",
     "with_settings",
 ]

@@ -62,7 +62,7 @@ def changed(config: Config, settings: Mapping[str, Any]) -> tuple[Config, dict[s
         new = _validated(tree, "settings")
         unknown = next((name for name in settings if name not in used), None)
         if unknown is not None:
-            raise UsageError(f"unknown setting '{unknown}'.{whose(unknown, new) or nearest(unknown, flat(new))}")
+            raise UsageError(f"unknown setting '{unknown}'.{owner_hint(unknown, new) or nearest(unknown, flat(new))}")
         return new, {name: value for name, value in kept.items() if name not in used}
 
 
@@ -148,14 +148,14 @@ def _place_of(key: str, section: type[Section]) -> str:
     for leaf in leaves(Config()):
         if key in (leaf.key, leaf.name) and leaf.section is not section:
             return f" (it belongs under '{'.'.join(leaf.path)}:'{'' if key == leaf.key else f' as {leaf.key}'})"
-    if found := whose(key, Config()) or nearest(key, section.model_fields):
+    if found := owner_hint(key, Config()) or nearest(key, section.model_fields):
         return found
     near = nearest(key, [leaf.key for leaf in leaves(Config())])
     places = (".".join(leaf.path) for leaf in leaves(Config()) if near == nearest(leaf.key, [leaf.key]))
     return near and f"{near} It is under '{next(places)}:'."
 
 
-def whose(name: str, config: Config) -> str:
+def owner_hint(name: str, config: Config) -> str:
     """``" It is a setting of the method 'baseline'."``: who has the flat name ``name``, which ``config`` does not.
 
     Empty for one that ``config`` has, or nobody.

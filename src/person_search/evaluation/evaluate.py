@@ -31,7 +31,7 @@ from person_search.models.building import build_model
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.registry import import_modules
 from person_search.runtime.companions import losses_named
-from person_search.runtime.distributed import everyones, rank, together
+from person_search.runtime.distributed import all_gather_object, errors_on_all_ranks, rank
 from person_search.runtime.processes import start_for_test
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def predict_split(
 
     Processes share the work; all but the first get None.
     """
-    with losses_named(), together():
+    with losses_named(), errors_on_all_ranks():
         if rank() == 0:
             check_sizes(split)
     with losses_named():
@@ -172,7 +172,7 @@ def _untrained_predictions(
     except PersonSearchError as error:
         reason = str(error)
     # A process without the weights must not leave the others waiting for its share of the scenes.
-    reason = next((each for each in everyones(reason) if each is not None), None)
+    reason = next((each for each in all_gather_object(reason) if each is not None), None)
     if reason is not None:
         if rank() == 0:
             warn(f"the row of the untrained model is left out: {reason}")

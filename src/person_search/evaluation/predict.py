@@ -19,7 +19,7 @@ from person_search.evaluation.predictions import Predictions
 from person_search.models.detections import Detections, GivenPerson, ImageResult
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.models.streaming import ResultStream, boxes_outside, detections_of
-from person_search.runtime.distributed import at_first, processes, rank, together
+from person_search.runtime.distributed import errors_on_all_ranks, gather_object, rank, world_size
 
 
 def predict(
@@ -51,7 +51,7 @@ def predict(
     try:
         share = _share(len(split.scenes), config.evaluation.eval_batch_size)
         queries_of = _queries_by_scene(split)
-        with together(), lost_workers_named(), _stream(model, split, share, queries_of, config) as results:
+        with errors_on_all_ranks(), lost_workers_named(), _stream(model, split, share, queries_of, config) as results:
             for scene, result in zip(share, results, strict=True):
                 if config.evaluation.use_gt_boxes:
                     queries = [split.queries[query] for query in queries_of[scene]]
@@ -61,10 +61,10 @@ def predict(
                 people.update(zip(queries_of[scene], result.given, strict=True))
                 whole = len(found) % config.evaluation.eval_batch_size == 0 or len(found) == len(share)
                 if progress and whole and rank() == 0:
-                    progress(min(len(found) * processes(), len(split.scenes)), len(split.scenes))
+                    progress(min(len(found) * world_size(), len(split.scenes)), len(split.scenes))
     finally:
         model.train(was_training)
-    shares = at_first((found, people))
+    shares = gather_object((found, people))
     if shares is None:
         return None
     for others_found, others_people in shares[1:]:
@@ -149,7 +149,7 @@ def _check_finite(result: ImageResult, model: PersonSearchModel) -> None:
 
 def _share(scenes: int, batch_size: int) -> list[int]:
     """This process's scenes: whole batches of one process, for how far a batch is padded changes its numbers a bit."""
-    starts = range(rank() * batch_size, scenes, processes() * batch_size)
+    starts = range(rank() * batch_size, scenes, world_size() * batch_size)
     return [scene for start in starts for scene in range(start, min(start + batch_size, scenes))]
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from person_search.config import TrainingConfig
 from person_search.errors import UsageError
 from person_search.models.person_search_model import PersonSearchModel
-from person_search.runtime.distributed import processes
+from person_search.runtime.distributed import world_size
 
 
 def accelerate(model: PersonSearchModel, config: TrainingConfig) -> None:
@@ -17,7 +17,7 @@ def accelerate(model: PersonSearchModel, config: TrainingConfig) -> None:
     The model itself says which parts are heavy. One that is recomputed is not compiled, for compiled code would keep
     what recomputing is to forget. Raises UsageError where ``checkpoint_trunk`` finds nothing to recompute.
     """
-    if config.sync_batch_norm and processes() > 1:
+    if config.sync_batch_norm and world_size() > 1:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     heavy = model.heavy_parts()
     if config.channels_last:

@@ -13,7 +13,7 @@ from person_search.models.reid_loss import identify
 from person_search.models.roi_sampling import LabelledRois, SampledRois, enough_to_normalise, pk_sample
 from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
 from person_search.registry import losses as reid_losses
-from person_search.runtime.distributed import counted
+from person_search.runtime.distributed import count_over_ranks
 
 
 class Baseline(TwoStageModel):
@@ -78,7 +78,7 @@ class Baseline(TwoStageModel):
 
     def _identify(self, features: FeatureMaps, people: list[LabelledRois]) -> Tensor:
         """Weighted re-ID loss, the mean over levels."""
-        self.metrics["reid_rois"] = counted(torch.tensor(sum(len(rois.labels) for rois in people)))
+        self.metrics["reid_rois"] = count_over_ranks(torch.tensor(sum(len(rois.labels) for rois in people)))
         people = enough_to_normalise(people, self.neck)
         necked = self.neck(self.pool(self.align(features, [rois.boxes for rois in people])))
         results = [identify(self.reid_loss[level], x, people) for level, x in necked.items()]

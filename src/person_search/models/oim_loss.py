@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from person_search.models.settings import OimLossSettings
-from person_search.runtime.distributed import gather_rows, mean_count
+from person_search.runtime.distributed import all_gather_rows, mean_count
 
 
 class OIMLoss(nn.Module):
@@ -47,8 +47,8 @@ class OIMLoss(nn.Module):
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = F.normalize(embeddings.float(), dim=1)
-            everyone, everyones_labels = gather_rows(embeddings), gather_rows(labels)
-            self._enqueue(everyone[everyones_labels == -1])
+            all_embeddings, all_labels = all_gather_rows(embeddings), all_gather_rows(labels)
+            self._enqueue(all_embeddings[all_labels == -1])
             logits = self.scale * embeddings @ torch.cat([self.lut, self.queue]).t()
             empty = torch.arange(len(self.queue), device=logits.device) < len(self.queue) - self.queue_count
             logits = torch.cat(
@@ -56,7 +56,7 @@ class OIMLoss(nn.Module):
             )
             labelled = labels >= 0
             loss, accuracy = labelled_cross_entropy(logits, labels, labelled)
-            self._update_lut(everyone, everyones_labels)
+            self._update_lut(all_embeddings, all_labels)
         return loss, accuracy
 
     def _enqueue(self, unlabelled: Tensor) -> None:

@@ -15,7 +15,7 @@ from torchvision.ops import box_area, box_iou
 from person_search.data.target import Target
 from person_search.models.random_draws import Draw, choose, generator_of
 from person_search.models.settings import RoiSettings
-from person_search.runtime.distributed import total_of
+from person_search.runtime.distributed import sum_over_ranks
 
 BACKGROUND = -2
 """Label of a RoI without a person; -1 is a person without identity."""
@@ -73,7 +73,7 @@ def enough_to_normalise(rois: list[Rois], head: nn.Module) -> list[Rois]:
     norms = [part for part in head.modules() if isinstance(part, _BatchNorm) and part.training]
     number = sum(len(each.labels) for each in rois)
     if any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
-        number = total_of(number, rois[0].labels.device)
+        number = sum_over_ranks(number, rois[0].labels.device)
     return [each.take(slice(0)) for each in rois] if norms and number < 2 else rois
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from person_search.models.oim_loss import labelled_cross_entropy
 from person_search.models.settings import SequentialOimLossSettings
-from person_search.runtime.distributed import gather_rows
+from person_search.runtime.distributed import all_gather_rows
 
 
 class SequentialOIMLoss(nn.Module):
@@ -49,10 +49,10 @@ class SequentialOIMLoss(nn.Module):
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = F.normalize(embeddings.float(), dim=1)
-            everyone, everyones_labels = gather_rows(embeddings), gather_rows(labels)
+            all_embeddings, all_labels = all_gather_rows(embeddings), all_gather_rows(labels)
             logits = self.scale * embeddings @ torch.cat([self.lut, self.queue]).t()
             if logits.requires_grad:
-                logits.register_hook(lambda gradient: self._update(everyone, everyones_labels))
+                logits.register_hook(lambda gradient: self._update(all_embeddings, all_labels))
             return labelled_cross_entropy(logits, labels, labels >= 0)
 
     @torch.no_grad()

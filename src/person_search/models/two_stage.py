@@ -22,7 +22,7 @@ from person_search.models.person_search_model import HeavyParts, PersonSearchMod
 from person_search.models.roi_sampling import BOX_CLAMP, DetectionSampler, SampledRois
 from person_search.models.rpn import RPN
 from person_search.models.settings import DetectionSettings, TwoStageSettings
-from person_search.runtime.distributed import counted
+from person_search.runtime.distributed import count_over_ranks
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +221,10 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
     def _note_samples(self, batch: ImageBatch, sampled: list[SampledRois]) -> None:
         people = torch.stack([rois.is_person.sum() for rois in sampled]).sum()
         total = sum(len(rois.labels) for rois in sampled)
-        self.metrics = {"rois_foreground": counted(people), "rois_background": counted(total - people)}
+        self.metrics = {
+            "rois_foreground": count_over_ranks(people),
+            "rois_background": count_over_ranks(total - people),
+        }
         if self.keep_samples:
             self.samples = [(batch.to_original(rois.boxes, i), rois.labels) for i, rois in enumerate(sampled)]
 

@@ -16,14 +16,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from person_search.errors import PersonSearchError
 
 
-def processes() -> int:
+def world_size() -> int:
     """Number of processes that work together; 1 when not distributed."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
     """Which of them this is, from 0."""
-    return distributed.get_rank() if processes() > 1 else 0
+    return distributed.get_rank() if world_size() > 1 else 0
 
 
 def mean_count(count: Tensor) -> Tensor:
@@ -33,30 +33,30 @@ def mean_count(count: Tensor) -> Tensor:
     divided by the count over all processes.
     """
     total = count.detach().float()
-    world = processes()
+    world = world_size()
     if world > 1:
         distributed.all_reduce(total)
     return total.clamp(min=1) / world
 
 
-def counted(count: Tensor) -> Tensor:
+def count_over_ranks(count: Tensor) -> Tensor:
     """``count`` as a metric: the mean over processes of what this returns is the sum of their counts."""
-    return count.detach().float() * processes()
+    return count.detach().float() * world_size()
 
 
-def total_of(number: int, device: torch.device) -> int:
+def sum_over_ranks(number: int, device: torch.device) -> int:
     """The sum of ``number`` over processes. Waits for the device when there are several."""
-    if processes() == 1:
+    if world_size() == 1:
         return number
     total = torch.tensor(number, device=device)
     distributed.all_reduce(total)
     return int(total)
 
 
-def gather_rows(rows: Tensor) -> Tensor:
+def all_gather_rows(rows: Tensor) -> Tensor:
     """(n, ...) tensors of all processes, n differing, concatenated in rank order. No gradient flows through."""
     rows = rows.detach()
-    world = processes()
+    world = world_size()
     if world == 1:
         return rows
     lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world)]
@@ -69,9 +69,9 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
 
 
-def everyones(own: Any) -> list[Any]:
+def all_gather_object(own: Any) -> list[Any]:
     """The objects of all processes, in rank order. All call this."""
-    world = processes()
+    world = world_size()
     if world == 1:
         return [own]
     gathered: list[Any] = [None] * world
@@ -79,9 +79,9 @@ def everyones(own: Any) -> list[Any]:
     return gathered
 
 
-def at_first(own: Any) -> list[Any] | None:
-    """``everyones`` for the first process alone, None in the others. All call this."""
-    world = processes()
+def gather_object(own: Any) -> list[Any] | None:
+    """``all_gather_object`` for the first process alone, None in the others. All call this."""
+    world = world_size()
     if world == 1:
         return [own]
     gathered: list[Any] | None = [None] * world if rank() == 0 else None
@@ -89,26 +89,26 @@ def at_first(own: Any) -> list[Any] | None:
     return gathered
 
 
-def raise_together(error: PersonSearchError | None) -> None:
+def raise_on_all_ranks(error: PersonSearchError | None) -> None:
     """Raise in every process when any has an error, so that none waits for one that gave up. All call this.
 
     What is raised is the first one in rank order; only the first process is left to show it.
     """
-    first = next((each for each in everyones(error) if each is not None), None)
+    first = next((each for each in all_gather_object(error) if each is not None), None)
     if first is not None:
         first.agreed, first.shown_elsewhere = True, rank() > 0
         raise first
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Within the block a PersonSearchError in any process is raised at its end in all: see ``raise_together``."""
+def errors_on_all_ranks() -> Iterator[None]:
+    """Within the block a PersonSearchError in any process is raised at its end in all: see ``raise_on_all_ranks``."""
     problem: PersonSearchError | None = None
     try:
         yield
     except PersonSearchError as error:
         problem = error
-    raise_together(problem)
+    raise_on_all_ranks(problem)
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def average_statistics(model: nn.Module) -> None:
     """
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.training]
     statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
-    world = processes()
+    world = world_size()
     if world == 1 or not statistics:
         return
     flat = torch.cat(statistics)

@@ -30,7 +30,12 @@ from person_search.data.loading import Batch, TrainingOrder, raise_errors, train
 from person_search.data.scene import Split
 from person_search.errors import CheckpointError, DataError, UsageError
 from person_search.models.person_search_model import PersonSearchModel
-from person_search.runtime.distributed import average_statistics, everyones, raise_together, together
+from person_search.runtime.distributed import (
+    all_gather_object,
+    average_statistics,
+    errors_on_all_ranks,
+    raise_on_all_ranks,
+)
 from person_search.runtime.processes import random_state, set_random_state
 from person_search.runtime.stopping import InterruptedRunError, StoppedWaitingError, StopRequest, stop_on_signals
 from person_search.training.curves import Curves, RunningMeans
@@ -50,7 +55,7 @@ from person_search.training.run_folder import (
 )
 from person_search.training.schedules import build_schedules
 from person_search.training.step import StepResult, TrainingStep
-from person_search.training.validation import Validation, rank_of
+from person_search.training.validation import Validation, selection_metric
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +153,7 @@ class Run:
                 while not self.finished:
                     self._run_epoch(stop, progress)
                     self._validate_if_due(stop, progress)
-                with together():
+                with errors_on_all_ranks():
                     self.skipped.at_end()
         finally:
             if self.curves:
@@ -181,7 +186,7 @@ class Run:
             progress.step(position.step, f"loss {result.loss:.3f}")
             if result.stop:
                 self._save(LAST)
-                raise_together(self._interruption())
+                raise_on_all_ranks(self._interruption())
             if position.step >= self.total_steps:
                 break
             every = self.config.training.checkpoint_every
@@ -230,7 +235,7 @@ class Run:
             self.curves.add(step=position.step, epoch=position.epoch + 1, values=row)
         if self.curves and show:
             self._show_proposals(self.curves, group[-1])
-        with together() if result.skipped else nullcontext():
+        with errors_on_all_ranks() if result.skipped else nullcontext():
             self.skipped.note(result.skipped)
         return result
 
@@ -265,7 +270,7 @@ class Run:
         except StoppedWaitingError:
             raise self._interruption() from None
         position.validated = position.step
-        result = rank_of(metrics)
+        result = selection_metric(metrics)
         if result > (-math.inf if position.best is None else position.best):
             position.best = result
             self._save(BEST, for_use=True)
@@ -321,8 +326,8 @@ class Run:
             log.warning("'%s' is not written: the newest steps were skipped as not finite", name)
             return
         average_statistics(self.model)
-        randomness = everyones(random_state(self.fabric.device))
-        with together():
+        randomness = all_gather_object(random_state(self.fabric.device))
+        with errors_on_all_ranks():
             if self.fabric.is_global_zero:
                 training = None if for_use else self._training_state(randomness)
                 check_finite(self.model.state_dict(), f"the weights are broken after step {self.position.step}")

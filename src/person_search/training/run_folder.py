@@ -18,7 +18,7 @@ from person_search.data.image_sizes import aspect_ratios
 from person_search.data.loading import unreadable_scenes
 from person_search.data.scene import Split
 from person_search.errors import CheckpointError, DataError, PersonSearchError, UsageError
-from person_search.runtime.distributed import everyones, rank
+from person_search.runtime.distributed import all_gather_object, rank
 from person_search.runtime.files import replace_text
 from person_search.training.curves import METRICS
 from person_search.training.resuming import CONFIG_FILE
@@ -101,7 +101,7 @@ def agree_on_start(start: tuple[Path, Checkpoint] | None) -> None:
     """Raise CheckpointError when the processes do not all continue from the same checkpoint. All call this."""
     own = None if start is None else (start[0].name, start[1].training)
     step = None if own is None or own[1] is None else (own[0], own[1].get("position", {}).get("step"))
-    if len(set(everyones(step))) > 1:
+    if len(set(all_gather_object(step))) > 1:
         raise CheckpointError(
             "the machines do not find the same checkpoint in the run folder; put --run-dir on a disk that they share"
         )

@@ -21,7 +21,7 @@ from person_search.data.workers import lost_workers_named
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
 from person_search.runtime.companions import losses_named
-from person_search.runtime.distributed import together
+from person_search.runtime.distributed import errors_on_all_ranks
 from person_search.runtime.fabric import start_fabric
 from person_search.runtime.processes import device_kind, process_counts
 from person_search.training.resuming import (
@@ -70,7 +70,7 @@ def train(
     split, validation = training_and_validation(dataset, config)
     with losses_named(resume_command(run_dir)), lost_workers_named():
         fabric, scaler = start_fabric(config.training)
-        with together():
+        with errors_on_all_ranks():
             agree_on_start(start)
             if fabric.is_global_zero:
                 for line in described(changes):
@@ -84,7 +84,7 @@ def train(
                     note_unreadable(run_dir, split, config.data.workers)
                 if config.training.group_by_aspect_ratio:
                     note_aspect_ratios(run_dir, split, scenes_to_train_on(run_dir, split))
-        with together():
+        with errors_on_all_ranks():
             run = _prepare(config, fabric, scaler, split, validation, start, began_with=own or config)
             if fabric.is_global_zero:
                 # Not before: settings that a run cannot go on with must not take the place of its own.

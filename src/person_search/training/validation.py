@@ -13,7 +13,7 @@ from person_search.evaluation.predict import predict
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.results import Results, score
 from person_search.models.person_search_model import PersonSearchModel
-from person_search.runtime.distributed import everyones, together
+from person_search.runtime.distributed import all_gather_object, errors_on_all_ranks
 
 
 class Validation:
@@ -37,10 +37,10 @@ class Validation:
         plain = config.evaluation.model_copy(update={"cbgm": False, "use_gt_boxes": False})
         predictions = predict(model, self.split, config.model_copy(update={"evaluation": plain}), progress=progress)
         metrics: dict[str, float] = {}
-        with together():
+        with errors_on_all_ranks():
             if predictions is not None:
                 metrics = self._metrics(predictions, plain)
-        return everyones(metrics)[0]
+        return all_gather_object(metrics)[0]
 
     def _metrics(self, predictions: Predictions, settings: EvaluationConfig) -> dict[str, float]:
         self.results = results = score(predictions, self.split, [self.protocol] if self.split.queries else [], settings)
@@ -54,7 +54,7 @@ class Validation:
         return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
-def rank_of(metrics: dict[str, float]) -> float:
+def selection_metric(metrics: dict[str, float]) -> float:
     """What makes a checkpoint better: mAP, or detection AP where no search was asked; -inf for neither."""
     for name in ("val/map", "val/detection_ap"):
         if not math.isnan(metrics.get(name, math.nan)):
