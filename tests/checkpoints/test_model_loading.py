@@ -11,8 +11,11 @@ import os
 import pickle
 import struct
 import subprocess
+import sys
+import tarfile
+import types
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from person_search.checkpoints import inert_pickle
 from person_search.checkpoints.checkpoint import Checkpoint, read_tensors, save_checkpoint
 from person_search.checkpoints.inert_pickle import load_inert
 from person_search.checkpoints.loading import load_model, open_checkpoint
+from person_search.checkpoints.torch_files import OLD_FORMAT
 from person_search.commandline import cli
 from person_search.config import method_settings
 from person_search.errors import CheckpointError
@@ -128,7 +132,11 @@ class Node(dict):
 
 
 class Names(list):
-    """A list of a class of its own."""
+    """A list of a class of its own, with attributes."""
+
+    def __init__(self, values: Iterable[str | int] = ()):
+        super().__init__(values)
+        self.sorted = False
 
 
 class Mode(enum.Enum):
@@ -154,6 +162,66 @@ class Mode(enum.Enum):
 def test_objects_beside_tensors_are_passed_over(tmp_path: Path, zipped: bool, held: Any) -> None:
     path = released_file(tmp_path / "a.pth", released_state(), zipped=zipped, held=held, others=[held, {"more": held}])
     assert open_checkpoint(path).num_identities == 7
+
+
+class Stateful:
+    """Runs code of its own when it is unpickled in the ordinary way."""
+
+    def __init__(self, sprung: Path):
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return make, (str(self.sprung),), {"inner": Node({"deep": [Scheduler()]}), "path": self.sprung}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state["path"].with_name("state").touch()
+
+
+def make(sprung: str) -> Stateful:
+    Path(sprung).touch()
+    return Stateful(Path(sprung))
+
+
+@formats
+def test_neither_functions_nor_setstate_of_a_stand_in_are_called(tmp_path: Path, zipped: bool) -> None:
+    sprung = tmp_path / "sprung"
+    path = released_file(tmp_path / "a.pth", released_state(), zipped=zipped, held=Stateful(sprung))
+    assert open_checkpoint(path).num_identities == 7
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.pth"]
+    pickle.loads(pickle.dumps(Stateful(sprung)))
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a.pth", "sprung", "state"}
+
+
+@formats
+def test_a_class_of_the_file_need_not_be_there(tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pth"
+    with monkeypatch.context() as patch:
+        gone = types.ModuleType("gone_project.config")
+        gone.Config = type("Config", (dict,), {"__module__": gone.__name__})
+        patch.setitem(sys.modules, "gone_project", types.ModuleType("gone_project"))
+        patch.setitem(sys.modules, gone.__name__, gone)
+        released_file(path, released_state(), zipped=zipped, cfg=gone.Config(a=gone.Config()))
+    assert open_checkpoint(path).num_identities == 7
+
+
+@formats
+def test_what_the_reader_does_not_take_is_refused_and_not_called_damage(tmp_path: Path, zipped: bool) -> None:
+    path = released_file(tmp_path / "a.pth", released_state(), zipped=zipped, held=[Scheduler(), 2**3000])
+    with pytest.raises(CheckpointError, match=r"a\.pth' is refused: .*Unsupported operand 139.*executed$"):
+        open_checkpoint(path)
+
+
+def test_nothing_of_a_tar_archive_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as archive:
+        archive.addfile(tarfile.TarInfo(OLD_FORMAT.decode("latin-1")))
+        for name in ("storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(name))
+    assert OLD_FORMAT in path.read_bytes()[:32]
+    for read in (open_checkpoint, read_tensors, load_inert):
+        with pytest.raises(CheckpointError, match="cut short or damaged"):
+            read(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.pth"]
 
 
 def test_a_file_of_too_many_classes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

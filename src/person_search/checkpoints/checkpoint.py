@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from person_search.checkpoints.torch_files import PickledCodeError, damaged, torch_file
+from person_search.checkpoints.torch_files import PickledCodeError, check_torch_file, damaged
 from person_search.config import MethodSettings, read_method_settings
 from person_search.errors import CheckpointError, UsageError
 from person_search.models.person_search_model import PersonSearchModel
@@ -116,9 +116,9 @@ def as_checkpoint(contents: Any, path: Path) -> Checkpoint:
 
 def read_tensors(path: Path) -> Any:
     """What ``torch.save`` wrote to ``path``: tensors and plain values only. Raises CheckpointError otherwise."""
-    source = torch_file(path)
+    check_torch_file(path)
     try:
-        return torch.load(source, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise PickledCodeError(
             f"checkpoint '{path}' holds pickled code, not only tensors and plain values; it was refused and nothing "

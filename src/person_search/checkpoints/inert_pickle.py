@@ -7,116 +7,112 @@ does nothing, one after the other, until the file is read or refused.
 
 from __future__ import annotations
 
+import pickle
 import re
 import sys
 from _compat_pickle import IMPORT_MAPPING
-from collections import OrderedDict
+from collections import Counter
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
-from person_search.checkpoints.torch_files import torch_file
+from person_search.checkpoints.torch_files import check_torch_file
 from person_search.errors import CheckpointError, first_line
 
-MOST_NAMES = 500
-"""A file that names more classes than this is no checkpoint."""
 HARMLESS_LIBRARY = {
     "_codecs", "argparse", "builtins", "collections", "copyreg", "dataclasses", "datetime", "decimal", "enum",
     "fractions", "functools", "numbers", "operator", "pathlib", "typing", "uuid",
 }  # fmt: skip
 """Of the standard library, what objects in a training state are made of. A file that names more wants more."""
 REFUSED_BUILTINS = {"eval", "exec", "compile", "open", "__import__", "input", "breakpoint", "setattr", "delattr"}
-# What the reader says. In the file, its format before torch 1.6 included, names can be found in no other way.
-_UNKNOWN = re.compile(r"GLOBAL (.*) was not an allowed global by default")
-_BLOCKED = re.compile(r"unsupported GLOBAL (.*) whose module .* is blocked")
-_NO_DICT = re.compile(r"Can only SETITEMS? for dict.* but got <class 'inert:(.*)'>")
-_NO_LIST = re.compile(r"Can only append to lists, but got <class 'inert:(.*)'>")
+MOST_NAMES = 500
+"""A file that names more classes than this is refused: it is read once more for each."""
 
 
-class Inert:
-    """Stands for any object that a file names: takes whatever it is given and keeps nothing."""
+class _LikeCounter(type):
+    """The type of ``Inert``: equal to ``Counter``, for the reader sets items of dict, OrderedDict and Counter alone.
 
-    def __new__(cls, *args: Any) -> Inert:
-        """Whatever the class of the file wants to be made with."""
-        return super().__new__(cls)
+    Every file may name ``Counter``, so that nothing else is permitted by this.
+    """
 
-    def __init__(self, *args: Any):
-        pass
+    def __eq__(cls, other: object) -> bool:
+        return cls is other or other is Counter
+
+    def __hash__(cls) -> int:
+        return id(cls)
+
+
+class Inert(list[Any], metaclass=_LikeCounter):
+    """Stands for any object that a file names: takes whatever it is given and keeps nothing.
+
+    It is a list, for the reader appends to nothing else.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__()
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return id(self)
 
     def __setstate__(self, state: Any) -> None:
         pass
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
 
-class InertDict:
-    """Stands for a class whose objects the file fills like a dict: the reader fills no other kind than these two."""
+    def append(self, value: Any) -> None:
+        """Take part in unpickling a list subclass."""
 
-    def __new__(cls, *args: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
-        """An empty one, whatever the class of the file wants to be made with."""
-        return OrderedDict()
-
-
-class InertList:
-    """The same for one whose objects are filled like a list."""
-
-    def __new__(cls, *args: Any) -> list[Any]:  # type: ignore[misc]
-        """An empty one, whatever the class of the file wants to be made with."""
-        return []
+    def extend(self, values: Any) -> None:
+        """Take part in unpickling a list subclass."""
 
 
 def load_inert(path: Path) -> Any:
-    """The contents of a ``torch.save``d file; of objects that are no tensors and plain values nothing is left.
+    """The contents of a ``torch.save``d file, objects that are no tensors or plain values replaced by ``Inert``.
 
-    Raises CheckpointError when the file is damaged or names what no training state needs.
+    Raises CheckpointError when the file is damaged or asks for something that no training state needs.
     """
-    stand_ins: dict[str, type] = {}
-    for _ in range(MOST_NAMES):
-        source = torch_file(path)
-        allowed: list[Any] = [(kind, name) for name, kind in stand_ins.items()]
+    check_torch_file(path)
+    names: set[str] = set()
+    while len(names) <= MOST_NAMES:
         try:
-            with torch.serialization.safe_globals(allowed):
-                return torch.load(source, map_location="cpu", weights_only=True)
-        except UnpicklingError as error:
-            name, kind = _wanted(str(error))
-            if name and (kind is None or _is_code(name)):
-                raise CheckpointError(
-                    f"checkpoint '{path}' is refused: it contains pickled code ({name}); nothing of it was executed"
-                ) from None
-            if kind is None or stand_ins.get(name) is kind:
-                raise _damaged(path, error) from None
-            stand_ins[name] = kind
-        except Exception as error:  # whatever damaged bytes lead the reader to
-            raise _damaged(path, error) from None
-    raise CheckpointError(f"checkpoint '{path}' is refused: it names more than {MOST_NAMES} classes")
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    # What torch advises its own users would be no advice here: it can run what is in the file.
-    said = first_line(error) if "weights_only" not in str(error) else "torch's reader of tensors cannot follow it"
-    return CheckpointError(f"checkpoint '{path}' is cut short or damaged: {said}")
-
-
-def _wanted(said: str) -> tuple[str, type | None]:
-    """The name that the reader stopped at, ``"module.name"``, and what may stand for it; None: nothing may."""
-    if found := _BLOCKED.search(said):
-        return found[1], None
-    if found := _UNKNOWN.search(said):
-        # The reader leaves out which module the built-in functions are in.
-        name = found[1] if "." in found[1] else f"builtins.{found[1]}"
-        return name, type(f"inert:{name}", (Inert,), {"__module__": "builtins"})
-    if found := _NO_DICT.search(said):
-        return found[1], InertDict
-    if found := _NO_LIST.search(said):
-        return found[1], InertList
-    return "", None
+            with torch.serialization.safe_globals([(Inert, name) for name in names]):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            # Files from before torch 1.6 cannot be asked for their names; the reader tells the first it does not know.
+            reason = str(error)
+            found = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", reason)
+            name = found[1] if found else ""
+            # Of builtins the reader leaves out the module.
+            name = name if "." in name else f"builtins.{name}"
+            if found and _is_code(name):
+                reason = f"it contains pickled code ({name})"
+            elif found and name not in names:
+                names.add(name)
+                continue
+            else:
+                reason = f"torch's reader of weights does not take it ({_gist(error)})"
+            raise CheckpointError(f"checkpoint '{path}' is refused: {reason}; nothing of it was executed") from None
+        except Exception as error:  # whatever the bytes lead the reader to: it promises no kind of error for them
+            raise CheckpointError(f"checkpoint '{path}' is cut short or damaged: {_gist(error)}") from None
+    raise CheckpointError(
+        f"checkpoint '{path}' is refused: it names more than {MOST_NAMES} classes, as no file of weights does; "
+        "nothing of it was executed"
+    )
 
 
 def _is_code(name: str) -> bool:
-    """Whether ``name`` is a part of the standard library that no training state needs."""
-    module, _, rest = name.partition(".")
-    # Pickles of protocol 2, torch's own, call the standard library by its names in Python 2.
-    root = IMPORT_MAPPING.get(module, module).split(".")[0]
+    """Whether ``name``, with its module, is a part of the standard library that no training state needs."""
+    module, _, part = name.rpartition(".")
+    # torch writes pickles of protocol 2, which call modules of the standard library as Python 2 did.
+    root = IMPORT_MAPPING.get(module, module).partition(".")[0]
     if root == "builtins":
-        return rest in REFUSED_BUILTINS
+        return part in REFUSED_BUILTINS
     return root in sys.stdlib_module_names and root not in HARMLESS_LIBRARY
+
+
+def _gist(error: Exception) -> str:
+    """One line of an error of torch's: what its reader said, without the advice around it."""
+    inner = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+    return inner[1] if inner else first_line(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from pathlib import Path
 
@@ -18,10 +17,8 @@ class PickledCodeError(CheckpointError):
     """A file that names functions or classes beside tensors and plain values; none of them was called."""
 
 
-def torch_file(path: Path) -> Path | io.BytesIO:
-    """What to give to ``torch.load`` for the file at ``path``.
-
-    Raises CheckpointError for a file that is missing, not written by ``torch.save``, cut short, damaged (as far as
+def check_torch_file(path: Path) -> None:
+    """Raises CheckpointError for a file that is missing, not written by ``torch.save``, cut short, damaged (as far as
     checksums show, which files of old torch versions do not have), or a TorchScript program.
     """
     try:
@@ -29,10 +26,9 @@ def torch_file(path: Path) -> Path | io.BytesIO:
             start = file.read(32)
         if zipfile.is_zipfile(path):
             _check_archive(path)
-            return path
+            return
         if OLD_FORMAT in start:
-            # Given a file on disk, torch.load would also take it for a tar archive and unpack it where it can.
-            return io.BytesIO(path.read_bytes())
+            return
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint at '{path}'; check the path") from None
     except OSError as error:
