@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from person_search.data.decode import read_image
 from person_search.data.scene import Query, Scene, Split, as_boxes
 from person_search.data.workers import LostWorkerError
 from person_search.errors import DataError
+from person_search.evaluation.optional_arrays import OPTIONAL_ARRAYS, OptionalArray
 from person_search.evaluation.predict import predict
 from person_search.models.building import build_model
 
@@ -202,3 +204,38 @@ def test_a_box_outside_its_image_is_an_error_with_its_scene(model, split: Split,
         split.queries.append(Query(3, beyond[0], 3))
     with pytest.raises(DataError, match=r"'3.png' is 96 x 64 pixels, but the box \[96.0, 10.0, .* lies outside"):
         predict(model, split, config(use_gt_boxes=use_gt_boxes))
+
+
+def test_what_a_method_knows_beside_is_kept_by_name(model, split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of scenes and their detections, and of queries, whatever their order."""
+    monkeypatch.setitem(OPTIONAL_ARRAYS, "doubled", OptionalArray("doubled", ("M",)))
+    detect = model.detect_and_embed
+
+    def knowing(images, boxes=None, *, context=False):
+        return [
+            replace(
+                result,
+                given=[replace(p, arrays={"query_scene_embeddings": p.embedding[:2] * 3}) for p in result.given],
+                arrays={"scene_embeddings": image.float().mean((1, 2))[:2], "doubled": result.detections.scores * 2},
+            )
+            for image, result in zip(images, detect(images, boxes, context=context), strict=True)
+        ]
+
+    monkeypatch.setattr(model, "detect_and_embed", knowing)
+    found = predict(model, split, config())
+    found.validate()
+    means = [read_image(split.image_root / scene.name).float().mean((1, 2))[:2] for scene in split.scenes]
+    np.testing.assert_array_equal(found.arrays["scene_embeddings"], torch.stack(means).numpy())
+    np.testing.assert_array_equal(found.arrays["doubled"], found.scores * 2)
+    np.testing.assert_array_equal(found.arrays["query_scene_embeddings"], found.query_embeddings[:, :2] * 3)
+
+
+def test_what_nobody_declared_is_refused(model, split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    detect = model.detect_and_embed
+    monkeypatch.setattr(
+        model,
+        "detect_and_embed",
+        lambda *a, **k: [replace(result, arrays={"mood": torch.zeros(1)}) for result in detect(*a, **k)],
+    )
+    with pytest.raises(DataError, match="no optional array 'mood'"):
+        predict(model, split, config())

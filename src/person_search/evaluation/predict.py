@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +14,9 @@ from person_search.data.loading import scene_batches
 from person_search.data.scene import Boxes, Ints, Query, Scene, Split, as_boxes
 from person_search.data.workers import lost_workers_named
 from person_search.errors import CheckpointError, DataError
+from person_search.evaluation.optional_arrays import declared
 from person_search.evaluation.overlaps import offsets_of
-from person_search.evaluation.predictions import Predictions
+from person_search.evaluation.predictions import Float32s, Predictions
 from person_search.models.detections import Detections, GivenPerson, ImageResult
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.models.streaming import ResultStream, boxes_outside, detections_of
@@ -46,7 +47,7 @@ def predict(
     """
     was_training = model.training
     model.eval()
-    found: dict[int, Detections] = {}
+    found: dict[int, ImageResult] = {}
     people: dict[int, GivenPerson] = {}
     try:
         share = _share(len(split.scenes), config.evaluation.eval_batch_size)
@@ -57,7 +58,7 @@ def predict(
                     queries = [split.queries[query] for query in queries_of[scene]]
                     result = _with_true_boxes(split.scenes[scene], queries, result)
                 _check_finite(result, model)
-                found[scene] = result.detections
+                found[scene] = replace(result, given=[])
                 people.update(zip(queries_of[scene], result.given, strict=True))
                 whole = len(found) % config.evaluation.eval_batch_size == 0 or len(found) == len(share)
                 if progress and whole and rank() == 0:
@@ -136,7 +137,7 @@ def _check_finite(result: ImageResult, model: PersonSearchModel) -> None:
     """Raise CheckpointError when what a model found is not finite: its weights are, or no error came so far."""
     people = result.given
     found = [result.detections, *(person.beside for person in people if person.beside is not None)]
-    tensors = [value for each in found for value in (each.boxes, each.embeddings)]
+    tensors = [value for each in found for value in (each.boxes, each.embeddings)] + [*result.arrays.values()]
     if all(bool(torch.isfinite(value).all()) for value in (*tensors, *(p.embedding for p in people))):
         return
     sizes = {name: float(value.abs().max()) for name, value in model.state_dict().items() if value.numel()}
@@ -166,18 +167,20 @@ def _queries_by_scene(split: Split) -> list[list[int]]:
     return numbers
 
 
-def _collect(split: Split, found: list[Detections], people: list[GivenPerson], *, with_context: bool) -> Predictions:
-    """``people``: per query."""
-    width = found[0].embeddings.shape[1] if found else 0
+def _collect(split: Split, found: list[ImageResult], people: list[GivenPerson], *, with_context: bool) -> Predictions:
+    """``found``: per scene; ``people``: per query."""
+    width = found[0].detections.embeddings.shape[1] if found else 0
     nobody = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, width))
-    everyone = _joined([nobody, *found])
+    detections = [result.detections for result in found]
+    everyone = _joined([nobody, *detections])
     predictions = Predictions(
         scene_names=np.array([scene.name for scene in split.scenes], dtype=np.str_),
-        offsets=_offsets(found),
+        offsets=_offsets(detections),
         boxes=everyone.boxes.numpy(),
         scores=everyone.scores.numpy(),
         embeddings=everyone.embeddings.numpy(),
         query_embeddings=torch.cat([nobody.embeddings, *(person.embedding[None] for person in people)]).numpy(),
+        arrays={**_arrays([result.arrays for result in found]), **_arrays([person.arrays for person in people])},
     )
     if not with_context:
         return predictions
@@ -190,6 +193,15 @@ def _collect(split: Split, found: list[Detections], people: list[GivenPerson], *
         query_scores=beside.scores.numpy(),
         query_context=beside.embeddings.numpy(),
     )
+
+
+def _arrays(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Float32s]:
+    """What the method says beside, by name, of each scene or each query, as the arrays of a predictions file."""
+    arrays = {}
+    for name in parts[0] if parts else ():
+        per_detection = declared(name).shape[0] == "M"
+        arrays[name] = (torch.cat if per_detection else torch.stack)([part[name] for part in parts]).numpy()
+    return arrays
 
 
 def _joined(parts: Sequence[Detections]) -> Detections:
