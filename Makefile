@@ -8,7 +8,7 @@ SEEDS ?= 1
 # A file of versions to keep to, such as constraints.txt, which CI passed with; empty: the newest that fit.
 CONSTRAINTS ?=
 
-.PHONY: demo test test-fast test-gpu mutants constraints lint format bench compare clean
+.PHONY: demo test test-fast test-gpu mutants constraints lint docs format bench compare clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +48,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as a site in build/site; a warning, such as of a broken link, is an error. No network is used.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

