@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from person_search.data.boxes import iou
 from person_search.data.coco_people import (
     PERSON_ID,
     PLACE,
@@ -26,7 +27,7 @@ from person_search.data.coco_people import (
 )
 from person_search.data.notes import Notes
 from person_search.data.queries import first_box_queries
-from person_search.data.scene import UNLABELLED, Query, Scene, SplitName, as_boxes, overlaps
+from person_search.data.scene import UNLABELLED, Query, Scene, SplitName, as_boxes
 from person_search.errors import DataError
 
 SPLIT_NAMES: dict[str, SplitName] = {
@@ -207,7 +208,7 @@ class Content:
             person = key.person(entry, where)
             label = UNLABELLED if person is None else labels.get(person, UNLABELLED)
             own = scenes[scene].boxes[scenes[scene].person_ids == label] if label >= 0 else as_boxes([])
-            if not (overlaps(own, box) >= 0.5).any():
+            if not (iou(own, box[None]) >= 0.5).any():
                 raise DataError(
                     f"{where}: the box matches no annotation of person {key.value(entry)} in '{scenes[scene].name}' "
                     "(expected an IoU of 0.5 or more)"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from person_search.data.boxes import iou
 from person_search.data.cuhk_sysu_files import (
     GalleryList,
     ImageList,
@@ -33,7 +34,6 @@ from person_search.data.scene import (
     SplitName,
     as_boxes,
     every_other_scene,
-    overlaps,
     refuse_validation,
 )
 from person_search.errors import DataError, UsageError
@@ -282,7 +282,7 @@ class CuhkSysuDataset(PublishedDataset):
             same = (images.boxes[first[open_] + nth] == boxes[open_]).all(axis=1)
             rows[open_[same]] = first[open_[same]] + nth
         for row in np.flatnonzero(rows < 0).tolist():
-            near = overlaps(_xyxy(images.boxes[first[row] : after[row]]), _xyxy(boxes[row])[0])
+            near = iou(_xyxy(images.boxes[first[row] : after[row]]), _xyxy(boxes[row]))
             if not (near >= NEAREST).any():
                 shown = ", ".join(f"{number:g}" for number in boxes[row])
                 raise DataError(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from person_search.data import mat_files
+from person_search.data.boxes import iou
 from person_search.data.folders import PublishedDataset
 from person_search.data.notes import Notes
 from person_search.data.parse_cache import Arrays, parsed
@@ -23,7 +24,6 @@ from person_search.data.scene import (
     Split,
     SplitName,
     as_boxes,
-    overlaps,
     refuse_validation,
 )
 from person_search.data.settings import PrwSettings
@@ -206,7 +206,7 @@ class PrwDataset(PublishedDataset):
                 raise DataError(f"{entry}: the query's frame '{name}' is not in frame_test.mat; expected a test frame")
             label = labels.get(person, UNLABELLED)
             own = scenes[scene].boxes[scenes[scene].person_ids == label] if label >= 0 else as_boxes([])
-            overlap = overlaps(own, box).max(initial=0)
+            overlap = iou(own, box[None]).max(initial=0)
             if overlap <= 0:
                 raise DataError(f"{entry}: the box matches no annotation of person {person} in '{name}.jpg.mat'")
             if overlap < NEAR:

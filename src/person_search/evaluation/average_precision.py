@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from person_search.data.boxes import Floats
 from person_search.data.scene import Bools, Ints
-from person_search.evaluation.overlaps import Floats
 
 
 def precision_recall(correct: Bools, scores: NDArray[np.floating]) -> tuple[Floats, Floats]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from person_search.data.boxes import Floats
 from person_search.data.scene import Ints
 from person_search.evaluation.optional_arrays import CONTEXT
-from person_search.evaluation.overlaps import Floats
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.search import Rescore, most_similar
 from person_search.evaluation.similarity import Block

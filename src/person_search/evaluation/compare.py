@@ -11,8 +11,8 @@ import numpy as np
 from rich.table import Table
 
 from person_search.config import EvaluationConfig
+from person_search.data.boxes import Floats
 from person_search.data.scene import Protocol, Split
-from person_search.evaluation.overlaps import Floats
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.results import Results, Share, score_with_rankings
 from person_search.evaluation.search import SearchResult

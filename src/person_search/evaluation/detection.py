@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from person_search.data.boxes import Floats
 from person_search.data.scene import Bools, Split
 from person_search.evaluation.average_precision import average_precision, precision_recall
-from person_search.evaluation.overlaps import Floats, first_best, iou, scene_pairs
+from person_search.evaluation.overlaps import mutual_matches, scene_pairs
 from person_search.evaluation.predictions import Predictions
-
-MATCH_IOU = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +65,5 @@ def _matched(predictions: Predictions, people: list[np.ndarray[tuple[int, ...], 
     counts = np.array([len(boxes) for boxes in people], np.int64)
     truths = np.concatenate(people)
     truth, row = scene_pairs(np.repeat(np.arange(len(people), dtype=np.int64), counts), predictions.offsets)
-    overlap = iou(truths[truth], predictions.boxes[row])
-    best_of_truth = first_best(truth, overlap)
-    by_row = np.lexsort((truth, row))
-    best_of_row = by_row[first_best(row[by_row], overlap[by_row])]
-    mutual = np.intersect1d(best_of_truth, best_of_row, assume_unique=True)
-    correct[row[mutual[overlap[mutual] >= MATCH_IOU]]] = True
+    correct[row[mutual_matches(truths, predictions.boxes, truth, row)]] = True
     return correct

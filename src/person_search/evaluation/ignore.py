@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from person_search.data.boxes import iou, share_inside
 from person_search.data.scene import Bools, Split
-from person_search.evaluation.overlaps import area, intersection, iou, offsets_of, scene_pairs
+from person_search.evaluation.overlaps import offsets_of, scene_pairs
 from person_search.evaluation.predictions import Predictions
 
 SHARE = 0.5
@@ -26,10 +27,7 @@ def on_ignore_regions(predictions: Predictions, split: Split) -> Bools:
     counts = np.array([len(split.scenes[number].ignore) for number in with_regions], np.int64)
     regions = np.concatenate([split.scenes[number].ignore for number in with_regions])
     items, rows = scene_pairs(np.repeat(np.array(with_regions, np.int64), counts), predictions.offsets)
-    boxes = predictions.boxes[rows]
-    own = area(boxes)
-    inside = np.divide(intersection(boxes, regions[items]), own, out=np.zeros_like(own), where=own > 0)
-    ignored[rows[inside >= SHARE]] = True
+    ignored[rows[share_inside(predictions.boxes[rows], regions[items]) >= SHARE]] = True
 
     people = np.concatenate([scene.boxes for scene in split.scenes])
     offsets = offsets_of(np.array([len(scene.boxes) for scene in split.scenes], np.int64))

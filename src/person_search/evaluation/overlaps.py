@@ -1,13 +1,14 @@
-"""Which boxes share a scene, and how far they overlap: the ground of every matching rule in this package."""
+"""Which boxes share a scene, and which are each other's best: the ground of every matching rule in this package."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from person_search.data.boxes import Floats, iou
 from person_search.data.scene import Bools, Boxes, Ints
 
-Floats = NDArray[np.float64]
+MATCH_IOU = 0.5
+"""IoU from which a detection matches a true box."""
 
 
 def offsets_of(counts: Ints) -> Ints:
@@ -33,27 +34,6 @@ def scene_pairs(scenes: Ints, offsets: Ints) -> tuple[Ints, Ints]:
     return items, np.repeat(starts, counts) + np.arange(len(items), dtype=np.int64)
 
 
-def intersection(first: Boxes, second: Boxes) -> Floats:
-    """(P,) shared areas of (P, 4) and (P, 4) xyxy boxes, in float64 square pixels."""
-    a, b = first.astype(np.float64), second.astype(np.float64)
-    width = np.minimum(a[:, 2], b[:, 2]) - np.maximum(a[:, 0], b[:, 0])
-    height = np.minimum(a[:, 3], b[:, 3]) - np.maximum(a[:, 1], b[:, 1])
-    return np.maximum(width, 0.0) * np.maximum(height, 0.0)
-
-
-def area(boxes: Boxes) -> Floats:
-    """(N,) areas of (N, 4) xyxy boxes, in float64 square pixels."""
-    wide = boxes.astype(np.float64)
-    return (wide[:, 2] - wide[:, 0]) * (wide[:, 3] - wide[:, 1])
-
-
-def iou(first: Boxes, second: Boxes) -> Floats:
-    """(P,) intersection over union of (P, 4) and (P, 4) xyxy boxes; 0 where both are empty."""
-    shared = intersection(first, second)
-    union = area(first) + area(second) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-
-
 def first_best(groups: Ints, values: Floats) -> Ints:
     """Position of the first largest value of every group.
 
@@ -72,3 +52,19 @@ def first_best(groups: Ints, values: Floats) -> Ints:
     first: Bools = np.ones(len(largest), dtype=bool)
     first[1:] = groups[largest[1:]] != groups[largest[:-1]]
     return largest[first].astype(np.int64)
+
+
+def mutual_matches(truths: Boxes, boxes: Boxes, truth: Ints, row: Ints) -> Ints:
+    """Positions of the pairs that overlap by ``MATCH_IOU`` or more and are each the other's best; first ones of equals.
+
+    Args:
+        truths: (T, 4) true boxes.
+        boxes: (M, 4) detections.
+        truth, row: (P,) which of each make a pair, as ``scene_pairs`` gives them.
+    """
+    overlap = iou(truths[truth], boxes[row])
+    best_of_truth = first_best(truth, overlap)
+    by_row = np.lexsort((truth, row))
+    best_of_row = by_row[first_best(row[by_row], overlap[by_row])]
+    mutual = np.intersect1d(best_of_truth, best_of_row, assume_unique=True)
+    return mutual[overlap[mutual] >= MATCH_IOU]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from person_search.config import EvaluationConfig
+from person_search.data.boxes import Floats
 from person_search.data.scene import Bools, Split
-from person_search.evaluation.overlaps import Floats
 from person_search.evaluation.predictions import Float32s, Predictions
 
 if TYPE_CHECKING:

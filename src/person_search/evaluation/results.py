@@ -14,11 +14,11 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from person_search.config import EvaluationConfig
+from person_search.data.boxes import Floats
 from person_search.data.scene import Bools, Boxes, Protocol, Split, as_boxes
 from person_search.errors import DataError
 from person_search.evaluation.detection import DetectionResult, detection_metrics
 from person_search.evaluation.ignore import without_ignored
-from person_search.evaluation.overlaps import Floats
 from person_search.evaluation.plausibility import doubts_about_detections, doubts_about_embeddings, doubts_about_search
 from person_search.evaluation.predictions import Predictions, align
 from person_search.evaluation.rescoring import RESCORERS, Rescorer, rescore_as_asked

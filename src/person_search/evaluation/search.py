@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from person_search.data.boxes import Floats, iou
 from person_search.data.scene import Bools, Boxes, Ints, Protocol, Split
 from person_search.errors import DataError
 from person_search.evaluation.average_precision import precision_of_hits
-from person_search.evaluation.overlaps import Floats, first_best, iou, scene_pairs
+from person_search.evaluation.overlaps import first_best, scene_pairs
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.similarity import Block, similarity_blocks
 

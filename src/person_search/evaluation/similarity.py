@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from person_search.data.boxes import Floats
 from person_search.data.scene import Bools, Ints
-from person_search.evaluation.overlaps import Floats
 from person_search.evaluation.predictions import Float32s, Predictions
 
 CELLS = 8_000_000

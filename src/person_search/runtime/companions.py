@@ -2,6 +2,11 @@
 
 A process that dies without a word leaves the others waiting in a collective, on a GPU for ever. So the first process
 watches those it started and they watch it; whoever is left says which one is gone, and ends.
+
+torch's own launcher (``torch.distributed.launcher``) is used by ``torchrun`` and works here, but does not stand behind
+``--devices``. Its launcher is one process more, and when that one is killed the others live on, so they would have to
+watch it all the same. A lost process is an error of some twenty lines there, and what Ctrl-C raises ends in no exit
+code 130; the launcher does not know the command that goes on with the run either.
 """
 
 from __future__ import annotations

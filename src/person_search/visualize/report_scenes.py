@@ -8,15 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from person_search.data.boxes import iou, share_inside
 from person_search.data.scene import Boxes, Scene, Split, as_boxes
-from person_search.evaluation.overlaps import area, intersection, iou
+from person_search.evaluation.ignore import SHARE
+from person_search.evaluation.overlaps import MATCH_IOU, mutual_matches
 from person_search.visualize.boxes import BACKGROUND, IDENTITY, IGNORED, MISSED, NO_IDENTITY, RIGHT, WRONG
 from person_search.visualize.report_pictures import Layer, Picture, Pictures
 
 Scored = Mapping[str, tuple[Boxes, NDArray[np.float32]]]
 """Scene name -> boxes (N, 4) xyxy and scores (N,)."""
 
-_IOU = 0.5
 _PROPOSALS = 50
 
 
@@ -57,13 +58,10 @@ def proposal_scenes(split: Split, proposals: Scored, pictures: Pictures, *, want
 
 def mutual_best(boxes: Boxes, truths: Boxes) -> NDArray[np.int64]:
     """The true box of each detection, or -1, (N,): IoU at least 0.5, each the other's best, as in the scores."""
-    overlap = pairwise_iou(boxes, truths)
     matched = np.full(len(boxes), -1, np.int64)
-    if overlap.size:
-        best = overlap.argmax(1)
-        mutual = overlap.argmax(0)[best] == np.arange(len(boxes))
-        right = mutual & (overlap.max(1) >= _IOU)
-        matched[right] = best[right]
+    truth, row = np.divmod(np.arange(len(truths) * len(boxes)), max(1, len(boxes)))
+    pairs = mutual_matches(truths, boxes, truth, row)
+    matched[row[pairs]] = truth[pairs]
     return matched
 
 
@@ -75,10 +73,9 @@ def pairwise_iou(a: Boxes, b: Boxes) -> NDArray[np.float64]:
 def _on_ignored_region(boxes: Boxes, scene: Scene) -> NDArray[np.bool_]:
     """(N,) bool: at least half inside an ignore region, and on no person."""
     shape = len(boxes), len(scene.ignore)
-    shared = intersection(np.repeat(boxes, shape[1], axis=0), np.tile(scene.ignore, (shape[0], 1))).reshape(shape)
-    own = area(boxes)[:, None]
-    on_region = ((shared >= _IOU * own) & (own > 0)).any(axis=1)
-    on_person = (pairwise_iou(boxes, scene.boxes) >= _IOU).any(axis=1)
+    inside = share_inside(np.repeat(boxes, shape[1], axis=0), np.tile(scene.ignore, (shape[0], 1))).reshape(shape)
+    on_region = (inside >= SHARE).any(axis=1)
+    on_person = (pairwise_iou(boxes, scene.boxes) >= SHARE).any(axis=1)
     return np.asarray(on_region & ~on_person, bool)
 
 
@@ -105,7 +102,7 @@ def _proposal_scene(scene: Scene, proposals: Scored, pictures: Pictures, stem: s
     boxes, scores = _above(proposals[scene.name], -np.inf)
     boxes = boxes[np.argsort(-scores, kind="stable")[:_PROPOSALS]]
     overlap = pairwise_iou(boxes, scene.boxes)
-    on_person = overlap.max(1, initial=0) >= _IOU
+    on_person = overlap.max(1, initial=0) >= MATCH_IOU
     of = overlap.argmax(1) if len(scene.boxes) else np.zeros(len(boxes), np.int64)
     identity = on_person.copy()
     identity[on_person] = scene.person_ids[of[on_person]] >= 0
