@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -30,7 +31,7 @@ from person_search.models.building import build_model
 def first(split: Split, count: int) -> Split:
     """The first ``count`` scenes and their queries."""
     queries = [Query(query.scene, query.box, query.person_id) for query in split.queries if query.scene < count]
-    return Split(split.dataset, "test", split.image_root, split.scenes[:count], split.num_identities, queries)
+    return replace(split, scenes=split.scenes[:count], queries=queries)
 
 
 def measure(config: Config, split: Split, options: argparse.Namespace) -> dict[str, float]:

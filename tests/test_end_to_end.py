@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import person_search as package
+from person_search import UsageError, evaluate, load_config
 from person_search.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from person_search.config import method_settings
 from person_search.evaluation.files import evaluations_of
@@ -177,6 +179,15 @@ def test_the_readme_example_of_training_runs(run_dir, tmp_path):
     (folder,) = (tmp_path / "runs" / "python" / "evaluation").iterdir()
     (search,) = json.loads((folder / "results.json").read_text())["search"]
     assert (name, float(average)) == (search["protocol"], search["map"])
+
+
+def test_the_interface_takes_text_for_paths_and_refuses_what_is_no_model_setting(run_dir, tmp_path):
+    config = load_config(str(run_dir / "config.yaml"))
+    found = evaluate(str(run_dir), config, out=str(tmp_path / "out"))
+    assert found.folder == tmp_path / "out"
+    with pytest.raises(UsageError, match="'device' is no model setting"):
+        evaluate(run_dir, config, device="cpu")
+    assert "train" in dir(package)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from person_search.config import Config, load_config, with_settings
     from person_search.data.catalogue import open_dataset
     from person_search.data.target import Target
-    from person_search.evaluation.evaluate import evaluate
+    from person_search.evaluation.evaluate import evaluate, load_for_test, predict_split
     from person_search.evaluation.predict import predict
     from person_search.evaluation.results import score
+    from person_search.evaluation.task import protocols_of
     from person_search.models.detections import Detections
     from person_search.models.streaming import detections_of
     from person_search.training.trainer import train
@@ -32,9 +33,12 @@ __all__ = [
     "detections_of",
     "evaluate",
     "load_config",
+    "load_for_test",
     "load_model",
     "open_dataset",
     "predict",
+    "predict_split",
+    "protocols_of",
     "register_backbone",
     "register_dataset",
     "register_loss",
@@ -51,13 +55,21 @@ _LATE = {
     "detections_of": "person_search.models.streaming",
     "evaluate": "person_search.evaluation.evaluate",
     "load_config": "person_search.config",
+    "load_for_test": "person_search.evaluation.evaluate",
     "load_model": "person_search.checkpoints.loading",
     "open_dataset": "person_search.data.catalogue",
     "predict": "person_search.evaluation.predict",
+    "predict_split": "person_search.evaluation.evaluate",
+    "protocols_of": "person_search.evaluation.task",
     "score": "person_search.evaluation.results",
     "train": "person_search.training.trainer",
     "with_settings": "person_search.config",
 }
+
+
+def __dir__() -> list[str]:
+    """What there is to import, so that completion finds it too."""
+    return sorted({*__all__, "__version__"})
 
 
 def __getattr__(name: str) -> Any:

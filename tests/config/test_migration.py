@@ -8,11 +8,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pydantic import Field
 
 from person_search.checkpoints.loading import load_stored
-from person_search.config import Config, load_config, method_settings, migration, parse, to_yaml, with_settings
+from person_search.config import (
+    Config,
+    MethodSettings,
+    load_config,
+    method_settings,
+    migration,
+    parse,
+    to_yaml,
+    with_settings,
+)
 from person_search.errors import CheckpointError, UsageError
 from person_search.models.building import build_model
+from person_search.registry import methods
 
 WRITTEN = Path(__file__).parent / "written_by_0_1_0"
 NAE = {
@@ -78,6 +89,23 @@ def test_what_a_person_wrote_for_that_version_is_read(text: str, settings: dict[
 def test_what_a_person_wrote_for_another_method_is_refused(value: str) -> None:
     with pytest.raises(UsageError, match=r"here: 'model\.pk_sampling' is of no effect.* of the method 'baseline'"):
         parse(yaml.safe_load(f"model: {{method: oim, pk_sampling: {value}}}"), "here")
+
+
+def test_a_malformed_evaluation_is_not_lost_beside_an_old_cws() -> None:
+    with pytest.raises(UsageError, match="evaluation"):
+        parse({"model": {"cws": True}, "evaluation": [1]}, "here")
+
+
+def test_none_of_a_plug_ins_own_setting_stays_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FreezeSettings(MethodSettings):
+        freeze: str | None = Field("conv1", description="what stays as it is")
+
+    class Method:
+        Settings = FreezeSettings
+
+    monkeypatch.setitem(methods._registered, "with-freeze", Method)
+    config = with_settings(Config(), method="with-freeze", freeze=None)
+    assert parse(yaml.safe_load(to_yaml(config)), "here") == config
 
 
 def test_a_file_over_a_runs_settings_may_be_old(tmp_path: Path) -> None:

@@ -272,3 +272,14 @@ def test_settings_are_read_without_the_network_library(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(UsageError, match=r"best\.pt' is not YAML"):
+        load_config(tmp_path / "best.pt")
+
+
+def test_a_section_is_no_setting() -> None:
+    with pytest.raises(UsageError, match="'model' is a section of settings"):
+        with_settings(Config(), model={"method": "nae"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from person_search.data.loading import (
     training_target,
     unreadable_scenes,
 )
-from person_search.data.picture_sizes import check_sizes
+from person_search.data.picture_sizes import check_sizes, compare_sizes
 from person_search.data.scene import Scene, Split, as_boxes
 from person_search.errors import DataError, UsageError
 
@@ -309,4 +310,9 @@ def test_a_split_may_take_its_pictures_from_elsewhere() -> None:
     assert sorted(int(image.amax()) for image in batch.images) == [0, 1, 2, 3]
     assert unreadable_scenes(split, range(4), workers=0) == {}
     assert aspect_ratios(split, range(4)) == [1.5] * 4
-    check_sizes(split)
+    assert compare_sizes(split).missing == ()
+    other = replace(split, scenes=[replace(scenes[0], size=(31, 20))])
+    with pytest.raises(DataError, match=r"nowhere/0' is 30 x 20 pixels as it is seen, but its annotations say 31 x 20"):
+        check_sizes(other)
+    with pytest.raises(DataError, match="30 x 20 pixels as it is seen"):
+        list(scene_batches(other, batch_size=1, workers=0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from person_search.config.sections import Section, merged, placed
 from person_search.errors import UsageError
@@ -81,10 +81,23 @@ def migrated(tree: Mapping[str, Any], usual: Section, source: str, *, owner_of: 
         cws = {"evaluation": {"cws": model["cws"]}}
         model = {key: value for key, value in model.items() if key != "cws"}
         evaluation = tree.get("evaluation")
-        tree = {**tree, **merged(cws, {"evaluation": evaluation} if isinstance(evaluation, dict) else {})}
-    model = {key: value for key, value in model.items() if not (key in METHODS_OWN and value is None)}
+        if evaluation is None or isinstance(evaluation, dict):
+            tree = {**tree, **merged(cws, {"evaluation": evaluation or {}})}
+    model = {key: value for key, value in model.items() if value is not None or not _is_methods_own(key, model, usual)}
     tree["model"] = _migrated(model, ("model",), SECTIONED, usual, source, owner_of, written=written)
     return tree
+
+
+def _is_methods_own(key: str, model: Mapping[str, Any], usual: Section) -> bool:
+    """Whether None of ``key`` stands for the default of the method in ``model``, and is no value that it may have."""
+    if key not in METHODS_OWN:
+        return False
+    kinds = type(usual.model).kinds  # type: ignore[attr-defined]
+    method = model.get("method")
+    if not isinstance(method, str) or not kinds.knows(method):
+        return True
+    field = kinds.settings(method).model_fields.get(key)
+    return field is None or type(None) not in get_args(field.annotation)
 
 
 def _migrated(

@@ -61,6 +61,8 @@ def changed(config: Config, settings: Mapping[str, Any]) -> tuple[Config, dict[s
         tree, used = _placed({**kept, **settings}, "settings")
         new = _validated(tree, "settings")
         unknown = next((name for name in settings if name not in used), None)
+        if unknown in Config.model_fields:
+            raise UsageError(f"'{unknown}' is a section of settings; give the settings in it by their own names")
         if unknown is not None:
             raise UsageError(f"unknown setting '{unknown}'.{owner_hint(unknown, new) or nearest(unknown, flat(new))}")
         return new, {name: value for name, value in kept.items() if name not in used}
@@ -236,6 +238,8 @@ def _read_yaml(path: Path, derived: tuple[Path, ...]) -> Any:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot read config '{path}'{by}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"config '{path}'{by} is not YAML: it is no UTF-8 text") from None
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

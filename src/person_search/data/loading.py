@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from person_search.data.grouping import aspect_group, in_groups
+from person_search.data.picture_sizes import check_decoded
 from person_search.data.scene import Boxes, Scene, Split
 from person_search.data.target import Target
 from person_search.data.unreadable import UnreadableImageError
@@ -181,7 +182,7 @@ class TrainingScenes(TorchDataset[Any]):
     def __getitem__(self, item: Item) -> tuple[Tensor, Target, Item] | DataError:
         scene = self.split.scenes[item.scene]
         try:
-            image = self.split.read(scene)
+            image = read_checked(self.split, scene)
             target = training_target(scene, image.shape[2], image.shape[1], mirrored=item.mirrored)
         except DataError as error:
             return error
@@ -197,12 +198,19 @@ class WholeScenes(TorchDataset[Any]):
     def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
         number = self.scenes[index]
         try:
-            return self.split.read(self.split.scenes[number]), number
+            return read_checked(self.split, self.split.scenes[number]), number
         except DataError as error:
             return error
 
     def __len__(self) -> int:
         return len(self.scenes)
+
+
+def read_checked(split: Split, scene: Scene) -> Tensor:
+    """The picture of ``scene``. Raises UnreadableImageError, and DataError where it has another size than declared."""
+    image = split.read(scene)
+    check_decoded(split.path(scene), scene, image.shape[2], image.shape[1])
+    return image
 
 
 def training_target(scene: Scene, width: int, height: int, *, mirrored: bool) -> Target:
@@ -298,9 +306,6 @@ class _Readable(TorchDataset[Any]):
             self.split.read(self.split.scenes[number])
         except UnreadableImageError as error:
             return number, error
-        except DataError:
-            # A picture of another size than declared is no unreadable one: training refuses it.
-            pass
         return number, None
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,18 +41,15 @@ def compare_sizes(split: Split) -> SizeCheck:
     contradictions: list[tuple[Path, Scene, tuple[int, int]]] = []
     for scene in (split.scenes[number] for number in numbers):
         path = split.path(scene)
-        # Unlike Path.exists, this takes a name that no file can have for a file that is not there.
-        if not os.path.exists(path):
-            missing.append(scene.name)
-            continue
-        if scene.size is None:
-            continue
         try:
             seen = split.read_size(scene)
         except UnreadableImageError:
-            # Left to the one who decodes it, and may be told to leave such pictures out.
+            # Left to the one who decodes it, and may be told to leave such pictures out, but for those that are not
+            # there. Unlike Path.exists, this takes a name that no file can have for one of these.
+            if not os.path.exists(path):
+                missing.append(scene.name)
             continue
-        if seen != scene.size:
+        if scene.size not in (None, seen):
             contradictions.append((path, scene, seen))
     error = None
     if contradictions:
@@ -81,9 +79,11 @@ def _contradiction(path: Path, scene: Scene, seen: tuple[int, int]) -> str:
         f"image '{path}' is {seen[0]} x {seen[1]} pixels as it is seen, but its annotations say "
         f"{declared[0]} x {declared[1]}: "
     )
-    with path.open("rb") as file:
+    header = None
+    # A picture may lie in something else than a picture file, such as a video; then it has no rotation either.
+    with contextlib.suppress(Exception), path.open("rb") as file:
         header = read_header(file)
-    if header.orientation >= 5 and header.stored == declared:
+    if header is not None and header.orientation >= 5 and header.stored == declared:
         return (
             f"{text}the boxes seem to be in stored pixels, before the EXIF rotation that the picture is seen with; "
             "turn the boxes, or store the picture turned and annotate that"

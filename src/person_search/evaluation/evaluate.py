@@ -18,7 +18,7 @@ from person_search.config import Config
 from person_search.data.catalogue import notes_of, open_dataset
 from person_search.data.picture_sizes import check_sizes
 from person_search.data.scene import Dataset, Protocol, Split
-from person_search.errors import PersonSearchError
+from person_search.errors import PersonSearchError, UsageError
 from person_search.evaluation.chance import random_ranking
 from person_search.evaluation.files import EVALUATION, refuse_others, write_evaluation
 from person_search.evaluation.predict import predict
@@ -69,6 +69,10 @@ def load_for_test(checkpoint: str | Path, config: Config, **overrides: Any) -> S
     Where that asks for several processes they are started, and all of them run the program from its beginning.
     ``overrides`` are model settings by flat name. Raises CheckpointError and UsageError.
     """
+    if clash := {"device", "path"} & overrides.keys():
+        raise UsageError(
+            f"'{min(clash)}' is no model setting; where to run is said by with_settings(config, device=...)"
+        )
     import_modules(config.data.plugins)
     device = start_for_test(config.training)
     stored = load_stored(checkpoint, device=device, **overrides)
@@ -106,8 +110,8 @@ def evaluate(
     *,
     split: str = "test",
     references: bool = False,
-    out: Path | None = None,
-    home: Path | None = None,
+    out: str | Path | None = None,
+    home: str | Path | None = None,
     progress: Progress | None = None,
     warn: Warn = log.warning,
     **overrides: Any,
@@ -138,7 +142,7 @@ def evaluate(
     record = make_record(
         checkpoint=stored.file, model_id=stored.model_id, stored=stored.config, split=scenes, config=config
     )
-    folder = out or (home or stored.file.parent) / EVALUATION / record.name
+    folder = Path(out or Path(home or stored.file.parent) / EVALUATION / record.name)
     refuse_others(folder, record)
     # The trained model comes last, so that a stop during the references loses none of its work.
     untrained = _untrained_predictions(model, scenes, config, progress, warn) if references else None
