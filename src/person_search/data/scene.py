@@ -31,14 +31,6 @@ def as_boxes(values: object) -> Boxes:
     return np.asarray(values, dtype=np.float32).reshape(-1, 4)
 
 
-def overlaps(boxes: Boxes, box: Boxes) -> Boxes:
-    """(N,) IoU of (N, 4) ``boxes`` with area with the (4,) ``box``, all xyxy."""
-    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
-    shared = sides.clip(min=0).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return shared / (areas + (box[2:] - box[:2]).prod() - shared)
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class Scene:
     """One whole picture and the people annotated in it.
