@@ -16,10 +16,6 @@ PRIVATE = {
     "torchvision.models.detection._utils.BoxCoder": ("0.23", "0.29"),
     "torch.nn.modules.batchnorm._BatchNorm": ("2.8", "2.14"),
     "torch._foreach_copy_": ("2.8", "2.14"),
-    "torch._utils._rebuild_tensor": ("2.8", "2.14"),
-    "torch._utils._rebuild_tensor_v2": ("2.8", "2.14"),
-    "torch._utils._rebuild_parameter": ("2.8", "2.14"),
-    "torch.serialization._get_layout": ("2.8", "2.14"),
 }
 """Where each is, from the oldest version supported to the newest that was tried."""
 
@@ -40,7 +36,7 @@ def test_no_other_is_used() -> None:
 
 
 def private_names(path: Path) -> set[str]:
-    """Dotted names of torch or torchvision with a private part that ``path`` imports, reaches or spells out."""
+    """Dotted names of torch or torchvision with a private part that ``path`` imports or reaches."""
     found = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
@@ -48,9 +44,4 @@ def private_names(path: Path) -> set[str]:
             found |= {f"{node.module}.{name.name}" for name in node.names}
         elif isinstance(node, ast.Attribute) and re.match(r"torch(vision)?\.", dotted := ast.unparse(node)):
             found.add(dotted)
-        elif isinstance(node, ast.Dict):
-            # Names that pickles may ask for: {"torch._utils": {"_rebuild_tensor", ...}}.
-            for key, value in zip(node.keys, node.values, strict=True):
-                if isinstance(key, ast.Constant) and str(key.value).startswith("torch.") and isinstance(value, ast.Set):
-                    found |= {f"{key.value}.{item.value}" for item in value.elts if isinstance(item, ast.Constant)}
     return {name for name in found if re.search(r"\._(?!_)", name) and "(" not in name}

@@ -41,12 +41,15 @@ def compare_sizes(split: Split) -> SizeCheck:
     contradictions: list[tuple[Path, Scene, tuple[int, int]]] = []
     for scene in (split.scenes[number] for number in numbers):
         path = split.path(scene)
+        # Unlike Path.exists, this takes a name that no file can have for a file that is not there.
+        there = os.path.exists(path)
+        if scene.size is None and there:
+            continue
         try:
             seen = split.read_size(scene)
         except UnreadableImageError:
-            # Left to the one who decodes it, and may be told to leave such pictures out, but for those that are not
-            # there. Unlike Path.exists, this takes a name that no file can have for one of these.
-            if not os.path.exists(path):
+            # One that is there is left to who decodes it, and may be told to leave such pictures out.
+            if not there:
                 missing.append(scene.name)
             continue
         if scene.size not in (None, seen):
