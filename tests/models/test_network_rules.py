@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from named_backbones import named_backbone
+from small_models import small
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -23,20 +24,6 @@ from person_search.models.settings import RpnSettings
 from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
 
 METHODS = ["baseline", "oim", "nae", "seqnet"]
-
-
-def small(method: str = "baseline", **settings: object) -> TwoStageModel:
-    torch.manual_seed(0)
-    defaults: dict[str, object] = {
-        "backbone": "resnet18",
-        "width": 0.125,
-        "weights": "none",
-        "shorter_side": (64,),
-        "longer_side": 96,
-        "anchor_sizes": (24.0,),
-        "rpn_post_nms_train": 50,
-    }
-    return build_model(method_settings(method, **(defaults | settings)), num_identities=5)
 
 
 def ramp(height: int, width: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import small_models
 import torch
 from torch import Tensor
 
@@ -10,25 +11,12 @@ from person_search.checkpoints.released_seqnet import convert, rename
 from person_search.config import method_settings
 from person_search.data.target import Target
 from person_search.errors import CheckpointError
-from person_search.models.building import build_model
 from person_search.models.seqnet import SeqNet
 
 
 def small(**settings: object) -> SeqNet:
-    torch.manual_seed(0)
-    defaults: dict[str, object] = {
-        "backbone": "resnet18",
-        "width": 0.125,
-        "weights": "none",
-        "shorter_side": (64,),
-        "longer_side": 96,
-        "anchor_sizes": (24.0,),
-        "score_threshold": 0.0,
-        "first_score_threshold": 0.0,
-        "rpn_post_nms_train": 50,
-        "rpn_post_nms_test": 40,
-    }
-    model = build_model(method_settings("seqnet", **(defaults | settings)), num_identities=5)
+    open_wide = {"score_threshold": 0.0, "first_score_threshold": 0.0, "rpn_post_nms_test": 40}
+    model = small_models.small("seqnet", **(open_wide | settings))
     assert isinstance(model, SeqNet)
     return model
 

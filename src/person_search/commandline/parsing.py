@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from person_search.commandline.flags import Hint, parse_flags, parse_with_files, settings_in
 from person_search.commandline.options import OPTIONS
@@ -13,15 +14,25 @@ from person_search.errors import UsageError
 from person_search.training.resuming import own_config
 
 
+def _read(
+    command: str, arguments: Sequence[str], beside: str | None = None, *, over: Config | None = None
+) -> tuple[Config, Any]:
+    """The settings that the options of ``command`` go on top of (see ``base_config``), and the options."""
+    base, rest = base_config(arguments, beside, over=over)
+    options = parse_flags(OPTIONS[command](base), rest, prog=f"person-search {command}", hint=_hint(base))
+    return base, options
+
+
+def _hint(base: Config) -> Hint:
+    return lambda name: owner_hint(name, base)
+
+
 def train(arguments: Sequence[str]) -> None:
     """Train a model, or go on with a run."""
-    base, rest = base_config(arguments)
-    options = parse_flags(OPTIONS["train"](base), rest, prog="person-search train", hint=_whose(base))
+    base, options = _read("train", arguments)
     if options.resume:
         # The run's own settings take the place of the defaults; what is given goes on top as without --resume.
-        own = own_config(options.training.run_dir)
-        base, rest = base_config(arguments, over=own)
-        options = parse_flags(OPTIONS["train"](base), rest, prog="person-search train", hint=_whose(base))
+        base, options = _read("train", arguments, over=own_config(options.training.run_dir))
     config = with_settings(base, **settings_from(options, "data", "model", "training", "evaluation"))
     if options.print_config:
         print(to_yaml(config), end="")
@@ -31,14 +42,9 @@ def train(arguments: Sequence[str]) -> None:
     run_training(config, resume=options.resume)
 
 
-def _whose(base: Config) -> Hint:
-    return lambda name: owner_hint(name, base)
-
-
 def evaluate(arguments: Sequence[str]) -> None:
     """Run a trained model on a test split and score it."""
-    base, rest = base_config(arguments, "--checkpoint")
-    options = parse_flags(OPTIONS["evaluate"](base), rest, prog="person-search evaluate", hint=_whose(base))
+    base, options = _read("evaluate", arguments, "--checkpoint")
     from person_search.commandline.commands import run_evaluation
 
     run_evaluation(
@@ -53,8 +59,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def predict(arguments: Sequence[str]) -> None:
     """Run a trained model on a test split and write its predictions file."""
-    base, rest = base_config(arguments, "--checkpoint")
-    options = parse_flags(OPTIONS["predict"](base), rest, prog="person-search predict", hint=_whose(base))
+    base, options = _read("predict", arguments, "--checkpoint")
     from person_search.commandline.commands import run_prediction
 
     run_prediction(
@@ -68,8 +73,7 @@ def predict(arguments: Sequence[str]) -> None:
 
 def score(arguments: Sequence[str]) -> None:
     """Score a predictions file, whoever made it; needs annotations but no images and no model."""
-    base, rest = base_config(arguments)
-    options = parse_flags(OPTIONS["score"](base), rest, prog="person-search score", hint=_whose(base))
+    base, options = _read("score", arguments)
     from person_search.commandline.commands import run_scoring
 
     run_scoring(
@@ -85,7 +89,7 @@ def compare(arguments: Sequence[str]) -> None:
     """Score two predictions files and say where they differ."""
     base, rest = base_config(arguments)
     options, files = parse_with_files(
-        OPTIONS["compare"](base), rest, prog="person-search compare", files=2, hint=_whose(base)
+        OPTIONS["compare"](base), rest, prog="person-search compare", files=2, hint=_hint(base)
     )
     if len(files) != 2:
         raise UsageError("compare wants two predictions files: person-search compare A.npz B.npz [options]")
@@ -104,8 +108,7 @@ def compare(arguments: Sequence[str]) -> None:
 
 def info(arguments: Sequence[str]) -> None:
     """Count what is in a dataset, and compare it with the published numbers."""
-    base, rest = base_config(arguments)
-    options = parse_flags(OPTIONS["info"](base), rest, prog="person-search info", hint=_whose(base))
+    base, options = _read("info", arguments)
     from person_search.commandline.commands import run_info
 
     run_info(with_settings(base, **settings_from(options, "data")))

@@ -1,21 +1,22 @@
-"""Online Instance Matching (Xiao et al., CVPR 2017)."""
+"""Online Instance Matching (Xiao et al., CVPR 2017), and the tables that its variants share."""
 
 from __future__ import annotations
+
+import abc
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from person_search.models.settings import OimLossSettings
+from person_search.models.settings import OimLossSettings, SequentialOimLossSettings
 from person_search.runtime.distributed import all_gather_rows, mean_count
 
 
-class OIMLoss(nn.Module):
+class IdentityTables(nn.Module, abc.ABC):
     """A table of one embedding per identity (LUT) and a circular queue of people without identity.
 
-    Embeddings are compared with every row of both; the softmax over these similarities is the identity classifier.
-    Neither table gets a gradient: the queue takes the new unlabelled people before the comparison, the table
-    moves towards the labelled ones after it. Processes that train together see the embeddings of all, in rank order.
+    Neither gets a gradient. How embeddings are compared with them, and when they move, is the subclass's ``compare``;
+    processes that train together see the embeddings of all, in rank order.
 
     Args:
         features: D, length of an embedding.
@@ -23,20 +24,17 @@ class OIMLoss(nn.Module):
         config: ``scale``, ``momentum``, ``queue``.
     """
 
-    Settings = OimLossSettings
     uses_unlabelled = True
     lut: Tensor
     queue: Tensor
-    queue_count: Tensor
 
-    def __init__(self, features: int, identities: int, config: OimLossSettings):
+    def __init__(self, features: int, identities: int, config: OimLossSettings | SequentialOimLossSettings):
         super().__init__()
         self.scale = config.scale
         self.momentum = config.momentum
         length = config.queue or (5000 if identities > 1000 else 500)
         self.register_buffer("lut", torch.zeros(identities, features))
         self.register_buffer("queue", torch.zeros(length, features))
-        self.register_buffer("queue_count", torch.zeros((), dtype=torch.int64))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and top-1 accuracy over labelled rows; both 0 where there are none.
@@ -47,16 +45,40 @@ class OIMLoss(nn.Module):
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = F.normalize(embeddings.float(), dim=1)
-            all_embeddings, all_labels = all_gather_rows(embeddings), all_gather_rows(labels)
-            self._enqueue(all_embeddings[all_labels == -1])
-            logits = self.scale * embeddings @ torch.cat([self.lut, self.queue]).t()
-            empty = torch.arange(len(self.queue), device=logits.device) < len(self.queue) - self.queue_count
-            logits = torch.cat(
-                [logits[:, : len(self.lut)], logits[:, len(self.lut) :].masked_fill(empty, -torch.inf)], 1
-            )
-            labelled = labels >= 0
-            loss, accuracy = labelled_cross_entropy(logits, labels, labelled)
-            self._update_lut(all_embeddings, all_labels)
+            return self.compare(embeddings, labels, all_gather_rows(embeddings), all_gather_rows(labels))
+
+    @abc.abstractmethod
+    def compare(
+        self, embeddings: Tensor, labels: Tensor, all_embeddings: Tensor, all_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """``forward`` for (n, D) ``embeddings`` of unit length, given those of all processes too."""
+
+
+class OIMLoss(IdentityTables):
+    """Online Instance Matching (Xiao et al., CVPR 2017).
+
+    Embeddings are compared with every row of both tables; the softmax over these similarities is the identity
+    classifier. The queue takes the new unlabelled people before the comparison, the LUT moves towards the labelled ones
+    after it. Arguments are those of ``IdentityTables``.
+    """
+
+    Settings = OimLossSettings
+    queue_count: Tensor
+
+    def __init__(self, features: int, identities: int, config: OimLossSettings):
+        super().__init__(features, identities, config)
+        self.register_buffer("queue_count", torch.zeros((), dtype=torch.int64))
+
+    def compare(
+        self, embeddings: Tensor, labels: Tensor, all_embeddings: Tensor, all_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy; both tables move here."""
+        self._enqueue(all_embeddings[all_labels == -1])
+        logits = self.scale * embeddings @ torch.cat([self.lut, self.queue]).t()
+        empty = torch.arange(len(self.queue), device=logits.device) < len(self.queue) - self.queue_count
+        logits = torch.cat([logits[:, : len(self.lut)], logits[:, len(self.lut) :].masked_fill(empty, -torch.inf)], 1)
+        loss, accuracy = labelled_cross_entropy(logits, labels, labels >= 0)
+        self._update_lut(all_embeddings, all_labels)
         return loss, accuracy
 
     def _enqueue(self, unlabelled: Tensor) -> None:
