@@ -81,8 +81,7 @@ def migrated(tree: Mapping[str, Any], usual: Section, source: str, *, owner_of: 
         cws = {"evaluation": {"cws": model["cws"]}}
         model = {key: value for key, value in model.items() if key != "cws"}
         evaluation = tree.get("evaluation")
-        if evaluation is None or isinstance(evaluation, dict):
-            tree = {**tree, **merged(cws, {"evaluation": evaluation or {}})}
+        tree = {**tree, **merged(cws, {"evaluation": {} if evaluation is None else evaluation})}
     model = {key: value for key, value in model.items() if value is not None or not _is_methods_own(key, model, usual)}
     tree["model"] = _migrated(model, ("model",), SECTIONED, usual, source, owner_of, written=written)
     return tree
