@@ -181,10 +181,16 @@ def test_the_readme_example_of_training_runs(run_dir, tmp_path):
     assert (name, float(average)) == (search["protocol"], search["map"])
 
 
-def test_the_interface_takes_text_for_paths_and_refuses_what_is_no_model_setting(run_dir, tmp_path):
+def test_the_interface_takes_text_for_paths_and_refuses_what_is_no_model_setting(run_dir, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("person_search.evaluation.evaluate.notes_of", lambda dataset, split: [f"of {split.name}"])
     config = load_config(str(run_dir / "config.yaml"))
-    found = evaluate(str(run_dir), config, out=str(tmp_path / "out"))
+    found = evaluate(str(run_dir), config, out=str(tmp_path / "out"), references=True, warn=said.append)
+    assert said == ["of test"]
     assert found.folder == tmp_path / "out"
+    assert [name for name, _ in found.references] == ["untrained, true boxes", "random, true boxes"]
+    assert all(results.detection.all.recall == 1 for _, results in found.references)
+    assert found.results.detection.all.recall < 1
     with pytest.raises(UsageError, match="'device' is no model setting"):
         evaluate(run_dir, config, device="cpu")
     assert "train" in dir(package)
