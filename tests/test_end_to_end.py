@@ -191,6 +191,8 @@ def test_the_interface_takes_text_for_paths_and_refuses_what_is_no_model_setting
     assert [name for name, _ in found.references] == ["untrained, true boxes", "random, true boxes"]
     assert all(results.detection.all.recall == 1 for _, results in found.references)
     assert found.results.detection.all.recall < 1
+    elsewhere = evaluate(run_dir, config, home=str(tmp_path / "home"))
+    assert elsewhere.folder.parent == tmp_path / "home" / "evaluation"
     with pytest.raises(UsageError, match="'device' is no model setting"):
         evaluate(run_dir, config, device="cpu")
     assert "train" in dir(package)
