@@ -32,7 +32,7 @@ from person_search.errors import PersonSearchError, UsageError
 from person_search.evaluation.chance import random_ranking
 from person_search.evaluation.results import Results, score
 from person_search.evaluation.task import protocols_of
-from person_search.runtime.files import replace_text
+from person_search.runtime.files import atomic_write_text
 from person_search.runtime.terminal import console
 from person_search.synth.generate import generate
 from person_search.synth.settings import SynthConfig
@@ -157,7 +157,7 @@ def train_one(preset: str, variant: str, seed: int, folder: Path) -> Entry:
         steps=outcome.step,
         where=_where(torch.cuda.get_device_name() if on_gpu else None, torch.__version__, torch.get_num_threads()),
     )
-    replace_text(config.training.run_dir / RESULT, json.dumps(vars(entry)))
+    atomic_write_text(config.training.run_dir / RESULT, json.dumps(vars(entry)))
     return entry
 
 
@@ -208,11 +208,11 @@ def _publish(preset: str, entries: Sequence[Entry], numbers: Path, page_file: Pa
     known = json.loads(numbers.read_text(encoding="utf-8")) if numbers.exists() else {}
     known[preset] = [vars(entry) for entry in entries]
     numbers.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(numbers, json.dumps(known, indent=1) + "\n")
+    atomic_write_text(numbers, json.dumps(known, indent=1) + "\n")
     of_presets = {name: [Entry(**entry) for entry in rows] for name, rows in known.items()}
     section = comparison(of_presets, {name: describe(name) for name in of_presets})
     text = page_file.read_text(encoding="utf-8") if page_file.exists() else ""
-    replace_text(page_file, put_section(text, section))
+    atomic_write_text(page_file, put_section(text, section))
 
 
 def describe(preset: str) -> str:

@@ -32,7 +32,7 @@ from person_search.evaluation.results import read_results, score
 from person_search.models.backbones import resnet
 from person_search.models.building import build_model
 from person_search.models.two_stage import TwoStageModel
-from person_search.runtime.files import replacing_folder
+from person_search.runtime.files import atomic_folder
 from person_search.training.run_folder import data_record
 
 TINY: dict[str, Any] = {
@@ -447,7 +447,7 @@ def test_names_fit_every_file_system(tmp_path: Path) -> None:
     record = record_of(root, shorter_side=(300, 400), cws=True, gallery_size=(50, 100))
     assert record.changed == ("shorter-side 300 400", "gallery-size 50 100", "cws")
     assert len(record.name) <= LONGEST_NAME + 9
-    with replacing_folder(tmp_path / record.name) as folder:
+    with atomic_folder(tmp_path / record.name) as folder:
         (folder / "file").touch()
     assert (tmp_path / record.name / "file").exists()
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from person_search.runtime import files
-from person_search.runtime.files import replace_text, replacing, replacing_folder
+from person_search.runtime.files import atomic_folder, atomic_write, atomic_write_text
 
 
 def test_a_file_that_fails_half_way_leaves_the_older_one(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(TypeError), replacing(path) as file:
+    with pytest.raises(TypeError), atomic_write(path) as file:
         file.writelines([b"half of the ", None])
     assert path.read_bytes() == b"old"
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
@@ -30,7 +30,7 @@ def test_a_file_that_fails_half_way_leaves_the_older_one(tmp_path: Path) -> None
 def test_a_folder_takes_the_place_of_another_when_it_is_complete(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "target"
     for text in ("one", "two"):
-        with replacing_folder(target) as folder:
+        with atomic_folder(target) as folder:
             (folder / text).write_text(text)
             assert (target / "one").exists() == (text == "two")
         assert [path.name for path in target.iterdir()] == [text]
@@ -41,9 +41,9 @@ def test_a_folder_that_fails_half_way_or_cannot_be_moved_leaves_the_older_one(tm
     target = tmp_path / "target"
     target.mkdir()
     (target / "old").write_text("x")
-    with pytest.raises(NotADirectoryError), replacing_folder(target):
+    with pytest.raises(NotADirectoryError), atomic_folder(target):
         (target / "old" / "file").write_text("y")
-    with pytest.raises(FileNotFoundError), replacing_folder(target) as folder:
+    with pytest.raises(FileNotFoundError), atomic_folder(target) as folder:
         folder.rmdir()
     assert [path.name for path in target.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [target]
@@ -51,7 +51,7 @@ def test_a_folder_that_fails_half_way_or_cannot_be_moved_leaves_the_older_one(tm
 
 def test_writers_at_the_same_time_leave_one_whole_file_with_the_usual_permissions(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with replacing(path) as one, replacing(path) as other:
+    with atomic_write(path) as one, atomic_write(path) as other:
         one.write(b"one")
         other.write(b"the other")
     assert path.read_bytes() == b"one"
@@ -69,14 +69,14 @@ def test_what_killed_writers_left_long_ago_is_removed_and_nothing_else(tmp_path:
         left.write_bytes(b"half")
     for left in (old, other):
         os.utime(left, (1.0, 1.0))
-    replace_text(path, "whole")
+    atomic_write_text(path, "whole")
     assert sorted(tmp_path.iterdir()) == sorted([path, fresh, other])
 
 
 KILLED = """
 import os, sys
 from pathlib import Path
-from person_search.runtime.files import replacing_folder
+from person_search.runtime.files import atomic_folder
 target, when = Path(sys.argv[1]), sys.argv[2]
 rename = Path.rename
 def stop(self, to):
@@ -84,7 +84,7 @@ def stop(self, to):
         os._exit(1)
     return rename(self, to)
 Path.rename = stop
-with replacing_folder(target) as folder:
+with atomic_folder(target) as folder:
     (folder / "deep").mkdir()
     (folder / "deep" / "half").write_text("x")
     if when == "drawing":
@@ -100,14 +100,14 @@ def test_a_killed_process_leaves_the_older_folder_and_what_is_removed_an_hour_la
     subprocess.run([sys.executable, "-c", KILLED, str(target), when], check=False)
     (left,) = tmp_path.glob(".*")
 
-    with pytest.raises(TypeError), replacing_folder(target):
+    with pytest.raises(TypeError), atomic_folder(target):
         raise TypeError("a process at the same time")
     assert left.is_dir()
 
     for path in [left, *left.rglob("*")]:
         if path.name != "half":
             os.utime(path, (1.0, 1.0))
-    with pytest.raises(TypeError), replacing_folder(target):
+    with pytest.raises(TypeError), atomic_folder(target):
         raise TypeError("something far below is new")
     assert left.is_dir()
 
@@ -115,7 +115,7 @@ def test_a_killed_process_leaves_the_older_folder_and_what_is_removed_an_hour_la
     if when == "between":
         # What was moved aside may have been written just before.
         os.utime(left / "replaced" / "old")
-    with pytest.raises(TypeError), replacing_folder(target):
+    with pytest.raises(TypeError), atomic_folder(target):
         raise TypeError("fails")
     assert sorted(tmp_path.iterdir()) == [target]
     assert [path.name for path in target.iterdir()] == ["old"]
@@ -125,15 +125,15 @@ def test_folders_of_other_names_are_nobodys_leftovers(tmp_path: Path) -> None:
     for name in (".set-original", ".set.old.part", f".settle.{'0' * 16}.part"):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (1.0, 1.0))
-    with replacing_folder(tmp_path / "set"):
+    with atomic_folder(tmp_path / "set"):
         pass
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_names_of_the_greatest_length_can_be_written(tmp_path: Path) -> None:
     path, folder = tmp_path / ("é" * 127), tmp_path / ("ü" * 127)
-    replace_text(path, "whole")
-    with replacing_folder(folder):
+    atomic_write_text(path, "whole")
+    with atomic_folder(folder):
         pass
     assert path.read_text() == "whole"
     assert folder.is_dir()
@@ -145,7 +145,7 @@ def test_where_folders_cannot_be_opened_they_are_not_synced(tmp_path: Path, monk
 
     monkeypatch.setattr(files, "_FOLDERS_CAN_BE_SYNCED", False)
     monkeypatch.setattr(os, "open", refuse)
-    replace_text(tmp_path / "file", "whole")
+    atomic_write_text(tmp_path / "file", "whole")
     assert (tmp_path / "file").read_text() == "whole"
 
 
@@ -158,7 +158,7 @@ def test_a_file_system_that_syncs_no_folders_is_no_failure(tmp_path: Path, monke
         real(number)
 
     monkeypatch.setattr(os, "fsync", only_files)
-    replace_text(tmp_path / "file", "whole")
+    atomic_write_text(tmp_path / "file", "whole")
     assert (tmp_path / "file").read_text() == "whole"
 
 

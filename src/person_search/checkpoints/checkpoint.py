@@ -19,7 +19,7 @@ from person_search.config import MethodSettings, read_method_settings
 from person_search.errors import CheckpointError, UsageError
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.registry import losses
-from person_search.runtime.files import replace_file
+from person_search.runtime.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "data": checkpoint.data,
     }
     try:
-        replace_file(path, lambda file: torch.save(contents, file))
+        with atomic_write(path) as file:
+            torch.save(contents, file)
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as a RuntimeError raised while the file's OSError is handled, or the reverse.
         reason = error if isinstance(error, OSError) else error.__context__

@@ -143,7 +143,7 @@ def run_comparison(
     from person_search.evaluation.compare import changed_table, compare, comparison_table
     from person_search.evaluation.predictions import Predictions
     from person_search.evaluation.task import protocols_of
-    from person_search.runtime.files import whole_file
+    from person_search.runtime.files import output_file
 
     if samples < 1 or changed < 0:
         raise UsageError(f"--samples {samples} --changed {changed}: expected at least 1 and 0")
@@ -159,7 +159,7 @@ def run_comparison(
         console.print(changed_table(comparison, names))
     print_notes(list(dict.fromkeys([*comparison.first.notes, *comparison.second.notes])))
     if json is not None:
-        with whole_file(json, "comparison") as file:
+        with output_file(json, "comparison") as file:
             file.write(json_text.dumps(comparison.to_dict(), indent=1).encode())
 
 

@@ -15,7 +15,7 @@ from person_search.errors import DataError, UsageError
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.record import RECORD, Record, read_record, record_text
 from person_search.evaluation.results import Results, results_text
-from person_search.runtime.files import replace_file, replace_text, replacing_folder
+from person_search.runtime.files import atomic_folder, atomic_write, atomic_write_text
 
 EVALUATION = "evaluation"
 """Folder inside that of the run; every evaluation has one of its own there."""
@@ -77,12 +77,15 @@ def write_evaluation(
     rows = _search_rows(references)
     kept, said = _rows_kept(target, rows)
     try:
-        with replacing_folder(target) as new:
-            replace_file(new / PREDICTIONS, predictions.write)
-            replace_file(new / RESULTS, lambda file: file.write(results_text(results)))
+        with atomic_folder(target) as new:
+            with atomic_write(new / PREDICTIONS) as file:
+                predictions.write(file)
+            with atomic_write(new / RESULTS) as file:
+                file.write(results_text(results))
             if rows or kept:
-                replace_text(new / REFERENCES, json.dumps([*kept, *rows], indent=1))
-            replace_file(new / RECORD, lambda file: file.write(record_text(record)))
+                atomic_write_text(new / REFERENCES, json.dumps([*kept, *rows], indent=1))
+            with atomic_write(new / RECORD) as file:
+                file.write(record_text(record))
     except OSError as error:
         raise _unwritable(folder, error) from None
     return said

@@ -16,7 +16,7 @@ from person_search.data.scene import Bools, Boxes, Ints, Split
 from person_search.errors import DataError
 from person_search.evaluation.optional_arrays import CONTEXT, OPTIONAL_ARRAYS, declared
 from person_search.evaluation.overlaps import offsets_of, scene_pairs
-from person_search.runtime.files import whole_file
+from person_search.runtime.files import output_file
 
 Float32s = NDArray[np.float32]
 Names = NDArray[np.str_]
@@ -144,7 +144,7 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write the file whole or not at all. Raises DataError when it cannot be written or is not valid."""
-        with whole_file(path, "predictions") as file:
+        with output_file(path, "predictions") as file:
             self.write(file)
 
     @classmethod

@@ -23,7 +23,7 @@ from person_search.evaluation.plausibility import doubts_about_detections, doubt
 from person_search.evaluation.predictions import Predictions, align
 from person_search.evaluation.rescoring import RESCORERS, Rescorer, rescore_as_asked
 from person_search.evaluation.search import SearchResult, search
-from person_search.runtime.files import whole_file
+from person_search.runtime.files import output_file
 
 CMC_RANKS = 50
 CURVE_POINTS = 200
@@ -231,7 +231,7 @@ def results_text(results: Results) -> bytes:
 
 def write_results(results: Results, path: Path) -> None:
     """Write ``results.json``, whole or not at all. Raises DataError."""
-    with whole_file(path, "results") as file:
+    with output_file(path, "results") as file:
         file.write(results_text(results))
 
 

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from person_search.evaluation.results import Results, Share
-from person_search.runtime.files import whole_file
+from person_search.runtime.files import output_file
 
 
 def percent(share: Share) -> str:
@@ -56,5 +56,5 @@ def write_per_query(results: Results, path: Path) -> None:
         writer.writerow(
             [query.number, query.scene, *query.box, query.person_id, query.ap, query.recall, query.rank_of_first]
         )
-    with whole_file(path, "per-query results") as file:
+    with output_file(path, "per-query results") as file:
         file.write(text.getvalue().encode())

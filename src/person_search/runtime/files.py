@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -19,16 +19,16 @@ from person_search.errors import DataError
 _FOLDERS_CAN_BE_SYNCED = os.name != "nt"
 """Windows opens no folder as a file; there a rename reaches the disk when the system writes it."""
 _ABANDONED_AFTER = 3600.0
-"""Seconds without a byte written after which a file or folder in between belongs to a process that was killed."""
+"""Seconds without a byte written after which a temporary file or folder belongs to a process that was killed."""
 _NEW, _REPLACED = "new", "replaced"
-"""In a folder in between: what is being made, and what it takes the place of."""
+"""In a temporary folder: what is being made, and what it takes the place of."""
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of ``path`` only once it is completely on the disk.
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file for writing that takes the place of ``path`` only once it is completely on the disk.
 
-    Whatever fails, ``path`` is what it was before. The name in between is this writer's own, so that of several at the
+    Whatever fails, ``path`` is what it was before. The temporary name is this writer's own, so that of several at the
     same time one wins, whole; what killed processes left an hour ago or earlier is removed. Raises OSError.
     """
     _remove_abandoned(path)
@@ -101,23 +101,18 @@ def _sync_folder(folder: Path) -> None:
         os.close(number)
 
 
-def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill the file that takes the place of ``path``. Raises OSError."""
-    with replacing(path) as file:
-        write(file)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """``replace_file`` with UTF-8 ``text``."""
-    replace_file(path, lambda file: file.write(text.encode()))
+def atomic_write_text(path: Path, text: str) -> None:
+    """``atomic_write`` of UTF-8 ``text``. Raises OSError."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
 
 
 @contextmanager
-def whole_file(path: Path, what: str) -> Iterator[BinaryIO]:
-    """``replacing`` that makes folders as needed and raises DataError, naming ``what`` and ``path``, on failure."""
+def output_file(path: Path, what: str) -> Iterator[BinaryIO]:
+    """``atomic_write`` that makes folders as needed and raises DataError, naming ``what`` and ``path``, on failure."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             yield file
     except OSError as error:
         raise DataError(
@@ -126,28 +121,28 @@ def whole_file(path: Path, what: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def replacing_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """A new folder that takes the place of ``target`` when the block ends well, and vanishes when it does not.
 
     Folders above are made as needed. What was at ``target`` is removed only afterwards; what killed processes left an
-    hour ago or earlier is removed as ``replacing`` does. Raises OSError.
+    hour ago or earlier is removed as ``atomic_write`` does. Raises OSError.
     """
     if not target.parent.exists():
         target.parent.mkdir(parents=True)
     _remove_abandoned(target)
-    workshop = _temporary_name(target)
-    workshop.mkdir(mode=0o700)
+    temporary = _temporary_name(target)
+    temporary.mkdir(mode=0o700)
     try:
-        building, replaced = workshop / _NEW, workshop / _REPLACED
-        building.mkdir()
-        yield building
+        new, replaced = temporary / _NEW, temporary / _REPLACED
+        new.mkdir()
+        yield new
         try:
             if target.exists():
                 target.rename(replaced)
-            building.rename(target)
+            new.rename(target)
         except BaseException:
             if replaced.exists() and not target.exists():
                 replaced.rename(target)
             raise
     finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -19,7 +19,7 @@ from person_search.data.synthetic import MARKER, read_marker
 from person_search.data.writers import WRITERS
 from person_search.data.writers.records import SceneRecord
 from person_search.errors import DataError, UsageError
-from person_search.runtime.files import replacing_folder
+from person_search.runtime.files import atomic_folder
 from person_search.synth.appearance import Appearance, draw_identities
 from person_search.synth.contents import FILES, contents, is_complete, strangers
 from person_search.synth.plan import STREAM_IDENTITIES, ScenePlan, make_plan
@@ -50,7 +50,7 @@ def generate(
     if _is_current(out, config):
         return False
     try:
-        with replacing_folder(out) as folder:
+        with atomic_folder(out) as folder:
             _write(config, folder, progress, workers)
             # Somebody may have put something there while the scenes were drawn.
             _is_current(out, config)

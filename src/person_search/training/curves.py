@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from person_search.errors import PersonSearchError
-from person_search.runtime.files import replace_text
+from person_search.runtime.files import atomic_write_text
 
 METRICS = "metrics.jsonl"
 
@@ -28,7 +28,7 @@ class Curves:
     def __init__(self, run_dir: Path, *, from_step: int = 0):
         self._path = run_dir / METRICS
         try:
-            replace_text(self._path, "".join(f"{json.dumps(row)}\n" for row in rows_until(self._path, from_step)))
+            atomic_write_text(self._path, "".join(f"{json.dumps(row)}\n" for row in rows_until(self._path, from_step)))
             self._writer: Any = SummaryWriter(str(run_dir / "tensorboard"), purge_step=from_step + 1)
         except OSError as error:
             raise self._failure(error) from None

@@ -19,7 +19,7 @@ from person_search.data.loading import unreadable_scenes
 from person_search.data.scene import Split
 from person_search.errors import CheckpointError, DataError, PersonSearchError, UsageError
 from person_search.runtime.distributed import all_gather_object, rank
-from person_search.runtime.files import replace_text
+from person_search.runtime.files import atomic_write_text
 from person_search.training.curves import METRICS
 from person_search.training.resuming import CONFIG_FILE
 
@@ -153,7 +153,7 @@ def make_run_folder(run_dir: Path) -> None:
 def write_config(run_dir: Path, config: Config) -> None:
     """Write the effective config into the folder. Raises PersonSearchError when that is impossible."""
     with _written_into(run_dir):
-        replace_text(run_dir / CONFIG_FILE, to_yaml(config))
+        atomic_write_text(run_dir / CONFIG_FILE, to_yaml(config))
 
 
 @contextmanager
@@ -187,7 +187,7 @@ def note_unreadable(
     bad = unreadable_scenes(split, labelled_scenes(split), workers=workers, progress=progress)
     for error in bad.values():
         log.warning("left out of training: %s", error)
-    replace_text(path, "".join(f"{split.scenes[number].name}\n" for number in bad))
+    atomic_write_text(path, "".join(f"{split.scenes[number].name}\n" for number in bad))
 
 
 def note_aspect_ratios(run_dir: Path, split: Split, scenes: list[int]) -> None:
@@ -197,7 +197,7 @@ def note_aspect_ratios(run_dir: Path, split: Split, scenes: list[int]) -> None:
         return
     ratios = aspect_ratios(split, scenes)
     names = [split.scenes[number].name for number in scenes]
-    replace_text(path, json.dumps(dict(zip(names, ratios, strict=True))))
+    atomic_write_text(path, json.dumps(dict(zip(names, ratios, strict=True))))
 
 
 def noted_aspect_ratios(run_dir: Path, split: Split, scenes: list[int]) -> list[float]:

@@ -22,7 +22,7 @@ from person_search.data.unreadable import UnreadableImageError
 from person_search.errors import DataError, UsageError
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.models.streaming import boxes_outside, detections_of
-from person_search.runtime.files import whole_file
+from person_search.runtime.files import output_file
 from person_search.visualize.boxes import Image
 from person_search.visualize.ranking import Hit, ranking_list
 
@@ -187,7 +187,7 @@ def check_picture_name(path: Path) -> None:
 def write_picture(path: Path, picture: Image) -> None:
     """Write an (H, W, 3) uint8 RGB picture, whole or not at all. Raises DataError."""
     _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    with whole_file(path, "picture") as file:
+    with output_file(path, "picture") as file:
         file.write(data.tobytes())
 
 

@@ -13,7 +13,7 @@ import yaml
 from person_search.data.scene import Split
 from person_search.errors import PersonSearchError, UsageError
 from person_search.evaluation.record import Record
-from person_search.runtime.files import replacing_folder
+from person_search.runtime.files import atomic_folder
 from person_search.visualize import curves
 from person_search.visualize.report_pictures import Pictures, ReadScene
 from person_search.visualize.report_queries import choose_queries, ranking
@@ -70,7 +70,7 @@ def write_report(
     target = out.resolve()
     try:
         _refuse_foreign(target, out)
-        with replacing_folder(target) as folder:
+        with atomic_folder(target) as folder:
             pictures = Pictures(folder, split.scenes, read_scene)
             page = {
                 "generator": _GENERATOR,
