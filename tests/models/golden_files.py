@@ -6,13 +6,17 @@ checkout, in ``../shared/golden``, these are compared instead.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+
+from person_search.data.target import Target
 
 SAMPLES = Path(__file__).resolve().parents[1] / "golden"
 WHOLE = SAMPLES.parents[1].parent / "shared" / "golden"
@@ -79,3 +83,32 @@ class Golden:
     def relative(self, key, found):
         """``difference`` over the largest absolute value expected."""
         return self.difference(key, found) / float(np.abs(self.arrays[key]).max())
+
+
+def training_step(model, golden, images):
+    """Losses, gradient norms and state after one training step on ``images`` from the weights of ``model``."""
+    model = copy.deepcopy(model)
+    targets = [
+        Target(torch.from_numpy(boxes), torch.from_numpy(ids), torch.zeros(0, 4))
+        for boxes, ids in zip(golden["gt_boxes"], golden["pids"], strict=True)
+    ]
+    losses = model.train()(images, targets)
+    sum(losses.values()).backward()
+    norms = {key: p.grad.norm().item() for key, p in model.named_parameters() if p.grad is not None}
+    return {key: loss.item() for key, loss in losses.items()}, norms, model.state_dict()
+
+
+def assert_losses_agree(golden, losses, names):
+    """The same losses, named differently: {ours: theirs}; to 1e-4 each."""
+    assert losses.keys() == names.keys()
+    for ours, theirs in names.items():
+        assert losses[ours] == pytest.approx(float(golden[f"loss/{theirs}"]), rel=1e-4), ours
+
+
+def assert_gradients_agree(golden, norms, rename, *, floor):
+    """The same parameters have a gradient, of the same length to 1 %; below ``floor`` of the largest it is rounding."""
+    expected = {rename(key): float(value) for key, value in golden.below("gradnorm/").items()}
+    assert set(norms) == set(expected)
+    least = floor * max(expected.values())
+    for key, value in expected.items():
+        assert norms[key] == pytest.approx(value, rel=1e-2, abs=1e-2 * least), key

@@ -8,6 +8,9 @@ from person_search.config import method_settings
 from person_search.models.building import build_model
 from person_search.models.two_stage import TwoStageModel
 
+METHODS = ["baseline", "oim", "nae", "seqnet"]
+"""The methods that tests of what all have in common go through."""
+
 
 def small(method: str = "baseline", **settings: object) -> TwoStageModel:
     """One of 5 identities for pictures of 64 x 96 pixels, its weights drawn from seed 0."""

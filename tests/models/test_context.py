@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_models import METHODS
 from torch import Tensor
 from torchvision.ops import nms
 
@@ -70,7 +71,7 @@ def pictures() -> list[Tensor]:
     return [torch.rand(3, *size, generator=draw) for size in [(64, 96), (50, 60), (64, 96)]]
 
 
-@pytest.mark.parametrize("method", ["baseline", "oim", "nae", "seqnet"])
+@pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
 def test_people_beside_queries_are_those_of_a_pass_of_their_own(method: str, pictures: list[Tensor]) -> None:
     model = small(method)

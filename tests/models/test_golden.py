@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import numpy as np
 import pytest
 import torch
-from golden_files import SAMPLES, WHOLE, Golden, formula, layout, pictures, sample
+from golden_files import (
+    SAMPLES,
+    WHOLE,
+    Golden,
+    assert_gradients_agree,
+    assert_losses_agree,
+    formula,
+    layout,
+    pictures,
+    sample,
+    training_step,
+)
 
 from person_search.checkpoints.checkpoint import read_checkpoint
 from person_search.checkpoints.loading import load_model
 from person_search.checkpoints.released import rename
 from person_search.commandline import cli
-from person_search.data.target import Target
 from person_search.synth.generate import generate
 from person_search.synth.settings import SynthConfig
 
@@ -124,32 +133,14 @@ def test_converted_it_is_the_same_model_in_our_format(case, tmp_path_factory):
     assert results[0]["detections"] > 0
 
 
-def step(model, golden):
-    """Losses, gradient norms and state after one training step from the weights of ``model``."""
-    model = copy.deepcopy(model)
-    targets = [
-        Target(torch.from_numpy(boxes), torch.from_numpy(ids), torch.zeros(0, 4))
-        for boxes, ids in zip(golden["gt_boxes"], golden["pids"], strict=True)
-    ]
-    losses = model.train()(pictures(), targets)
-    sum(losses.values()).backward()
-    norms = {key: p.grad.norm().item() for key, p in model.named_parameters() if p.grad is not None}
-    return {key: loss.item() for key, loss in losses.items()}, norms, model.state_dict()
-
-
 def test_one_training_step_agrees_in_losses_gradients_and_tables(case):
     """The tables' bound is what float32 leaves: batch normalisation over a few RoIs amplifies rounding, so that in
     float64 the queues of OIM and NAE differ from the reference's by 2e-5 to 5e-5, and which bits float32 gives depends
     on the processor. That the update itself is exact is tested with the loss alone."""
     _, golden, model = case
-    expected_norms = {rename(key): float(value) for key, value in golden.below("gradnorm/").items()}
-    floor = 1e-3 * max(expected_norms.values())
-    losses, norms, state = step(model, golden)
-    for ours, theirs in LOSSES.items():
-        assert losses[ours] == pytest.approx(float(golden[f"loss/{theirs}"]), rel=1e-4), ours
-    assert set(norms) == set(expected_norms)
-    for key, expected in expected_norms.items():
-        assert norms[key] == pytest.approx(expected, rel=1e-2, abs=1e-2 * floor), key
+    losses, norms, state = training_step(model, golden, pictures())
+    assert_losses_agree(golden, losses, LOSSES)
+    assert_gradients_agree(golden, norms, rename, floor=1e-3)
     for key in golden.below("after/"):
         table = state[rename(key)]
         kept = table[-QUEUE_ROWS:] if "queue" in key else table

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from golden_files import SAMPLES, WHOLE, Golden, formula, layout, pictures, sample
+from golden_files import (
+    SAMPLES,
+    WHOLE,
+    Golden,
+    assert_gradients_agree,
+    assert_losses_agree,
+    formula,
+    layout,
+    pictures,
+    sample,
+    training_step,
+)
 
 from person_search.checkpoints.loading import load_model
 from person_search.checkpoints.released_seqnet import rename
-from person_search.data.target import Target
 from person_search.evaluation.cbgm import context_rescore
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.similarity import similarity_blocks
@@ -136,33 +145,16 @@ def test_matching_with_the_people_beside_a_query_agrees(golden, found, k2):
 
 @pytest.fixture(scope="module")
 def step(golden, model):
-    """Losses, gradient norms and state after one training step on both pictures."""
-    model = copy.deepcopy(model).train()
-    targets = [
-        Target(torch.from_numpy(boxes), torch.from_numpy(ids), torch.zeros(0, 4))
-        for boxes, ids in zip(golden["gt_boxes"], golden["pids"], strict=True)
-    ]
-    losses = model(pictures(), targets)
-    sum(losses.values()).backward()
-    norms = {key: p.grad.norm().item() for key, p in model.named_parameters() if p.grad is not None}
-    return {key: loss.item() for key, loss in losses.items()}, norms, model.state_dict()
+    return training_step(model, golden, pictures())
 
 
 def test_losses_of_a_training_step_agree(golden, step):
-    losses, _, _ = step
-    assert losses.keys() == LOSSES.keys()
-    for ours, theirs in LOSSES.items():
-        assert losses[ours] == pytest.approx(float(golden[f"loss/{theirs}"]), rel=1e-4), ours
+    assert_losses_agree(golden, step[0], LOSSES)
 
 
 def test_gradients_of_a_training_step_agree(golden, step):
     """Conv1 and bn1 have none: that is what SeqNet freezes."""
-    _, norms, _ = step
-    expected = {rename(key): float(value) for key, value in golden.below("gradnorm/").items()}
-    floor = 1e-3 * max(expected.values())
-    assert set(norms) == set(expected)
-    for key, value in expected.items():
-        assert norms[key] == pytest.approx(value, rel=1e-2, abs=1e-2 * floor), key
+    assert_gradients_agree(golden, step[1], rename, floor=1e-3)
 
 
 def test_tables_and_running_statistics_after_a_training_step_agree(golden, step):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_models import METHODS
 
 from person_search.config import method_settings
 from person_search.data.target import Target
@@ -13,7 +14,6 @@ from person_search.models.softmax_loss import SoftmaxLoss
 from person_search.models.two_stage import FeatureMaps
 from person_search.registry import losses
 
-METHODS = ["baseline", "oim", "nae", "seqnet"]
 NOBODY = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
 
 

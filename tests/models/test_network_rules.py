@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from named_backbones import named_backbone
-from small_models import small
+from small_models import METHODS, small
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -22,8 +22,6 @@ from person_search.models.roi_sampling import BACKGROUND, SampledRois
 from person_search.models.rpn import RPN
 from person_search.models.settings import RpnSettings
 from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
-
-METHODS = ["baseline", "oim", "nae", "seqnet"]
 
 
 def ramp(height: int, width: int) -> torch.Tensor:

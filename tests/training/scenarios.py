@@ -42,6 +42,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "seqnet": {"method": "seqnet"},
 }
 """Settings of the trainings that must not depend on the number of processes."""
+METHODS = ["baseline", "oim", "nae", "seqnet"]
+"""The methods whose steps must not."""
 
 
 @contextlib.contextmanager
@@ -90,7 +92,7 @@ def resume_alone_begun(root: Path, data: Path) -> None:
 
 def uneven_step(root: Path, data: Path) -> None:
     """Steps in which the second half of the images holds nobody at all, of which one is not finite."""
-    for name in ("baseline", "oim", "nae", "seqnet"):
+    for name in METHODS:
         with frozen_normalisation():
             model, step = make_step(config_of(root, "step", method=name))
             images, targets = some_images()

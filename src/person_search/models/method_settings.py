@@ -66,19 +66,25 @@ class FirstDetectionSettings(DetectionSettings):
     max_detections: AtLeastOne = Field(300, description="first head: boxes kept per image")
 
 
-class SeqNetSettings(TwoStageSettings):
-    """SeqNet (Li and Miao, AAAI 2021)."""
+class TorchvisionSettings(TwoStageSettings):
+    """torchvision's Faster R-CNN as SeqNet's line of methods sets it: large images, square RoIs, nothing frozen."""
 
-    method: str = "seqnet"
     backbone: SerializeAsAny[BackboneSettings] = ResNetSettings(freeze=None)
-    levels: tuple[Level, ...] = ("C4", "C5")
     images: ImageSettings = ImageSettings(shorter_side=(900,), longer_side=1500)
     rpn: RpnSettings = RpnSettings(
         anchor_sizes=(32.0, 64.0, 128.0, 256.0, 512.0), anchor_ratios=(0.5, 1.0, 2.0), min_side=1e-3
     )
     rois: RoiSettings = RoiSettings(size=(14, 14), sampling_ratio=2, batch_per_image=128)
+    loss: SerializeAsAny[LossSettings] = SequentialOimLossSettings(weight=1.0)
+    detections: DetectionSettings = DetectionSettings(score_threshold=0.5, nms_threshold=0.4, max_detections=300)
+
+
+class SeqNetSettings(TorchvisionSettings):
+    """SeqNet (Li and Miao, AAAI 2021)."""
+
+    method: str = "seqnet"
+    levels: tuple[Level, ...] = ("C4", "C5")
     box_loss_weight: Positive = Field(10.0, description="weight of the first head's box loss")
     refined_box_loss_weight: Positive = Field(1.0, description="weight of the second head's box loss")
-    loss: SerializeAsAny[LossSettings] = SequentialOimLossSettings(weight=1.0)
     first: FirstDetectionSettings = FirstDetectionSettings()
     detections: DetectionSettings = DetectionSettings(score_threshold=0.5, nms_threshold=0.5, max_detections=300)

@@ -8,11 +8,8 @@ from torch import Tensor, nn
 from person_search.data.target import Target
 from person_search.models.backbones.backbone import Top
 from person_search.models.box_heads import (
-    KeptBoxes,
     binary_classification_loss,
     box_loss,
-    keep_best,
-    moved,
     normalised_box_layer,
     softmax_classification_loss,
 )
@@ -59,7 +56,7 @@ class SeqNet(TwoStageModel):
     ) -> dict[str, Tensor]:
         """Classification and box loss of the first head; classification by length, box and re-ID loss of the second."""
         logits, deltas = self._detect(features, [rois.boxes for rois in sampled])
-        found = self.sample_detections(self._moved(features, sampled, deltas.detach()), targets)
+        found = self.sample_detections(self.moved_rois(features, sampled, deltas), targets)
         found = enough_to_normalise(found, self.projection)
         pooled = self.pool(self.align(features, [rois.boxes for rois in found]))
         direction, person = self._embed(pooled)
@@ -76,7 +73,8 @@ class SeqNet(TwoStageModel):
 
     def score_rois(self, features: FeatureMaps, proposals: list[Tensor]) -> ScoredRois:
         """The people that the first head finds, with its scores, and how the second moves their boxes."""
-        found = self._people(features, proposals)
+        logits, deltas = self._detect(features, proposals)
+        found = self.people(features, ScoredRois(proposals, logits.softmax(1)[:, 1], deltas), self.config.first)
         boxes = [people.boxes for people in found]
         pooled = self.pool(self.align(features, boxes))
         scores = torch.cat([people.scores for people in found])
@@ -94,19 +92,6 @@ class SeqNet(TwoStageModel):
         """The first head: (R, 2) logits and (R, 8) deltas."""
         hidden = self.detection_top(self.align(features, boxes)).amax((2, 3))
         return self.cls_score(hidden).float(), self.bbox_pred(hidden).float()
-
-    def _people(self, features: FeatureMaps, proposals: list[Tensor]) -> list[KeptBoxes]:
-        """Per image what the first head finds."""
-        logits, deltas = self._detect(features, proposals)
-        scored = ScoredRois(proposals, logits.softmax(1)[:, 1], deltas)
-        first = self.config.first
-        return [keep_best(found, first) for found in self.candidates(features, scored, first)]
-
-    def _moved(self, features: FeatureMaps, sampled: list[SampledRois], deltas: Tensor) -> list[Tensor]:
-        """The sampled RoIs of every image where the first head puts them."""
-        own = deltas.split([len(rois.boxes) for rois in sampled])
-        images = zip(sampled, own, features.batch.sizes, strict=True)
-        return [moved(rois.boxes, each, size, self.box_coder).nan_to_num() for rois, each, size in images]
 
     def _embed(self, pooled: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(n, 256) directions and (n,) person logits."""

@@ -15,7 +15,7 @@ from torchvision.ops import roi_align
 from person_search.data.target import Target
 from person_search.models.backbones.backbone import Cut, Top
 from person_search.models.backbones.building import build_backbone
-from person_search.models.box_heads import KeptBoxes, candidates, keep_beside, keep_best
+from person_search.models.box_heads import KeptBoxes, candidates, keep_beside, keep_best, moved
 from person_search.models.detections import Detections, GivenPerson, ImageResult
 from person_search.models.image_transform import ImageBatch, ImageTransform
 from person_search.models.person_search_model import HeavyParts, PersonSearchModel
@@ -198,6 +198,16 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
         sizes = features.batch.sizes
         split = zip(scored.boxes, scored.scores.split(lengths), scored.deltas.split(lengths), sizes, strict=True)
         return [candidates(*image, config=config, box_coder=self.box_coder, min_side=self.min_side) for image in split]
+
+    def people(self, features: FeatureMaps, scored: ScoredRois, config: DetectionSettings) -> list[KeptBoxes]:
+        """Per image what an earlier stage finds, NMS included: the boxes that the next one looks at."""
+        return [keep_best(found, config) for found in self.candidates(features, scored, config)]
+
+    def moved_rois(self, features: FeatureMaps, sampled: list[SampledRois], deltas: Tensor) -> list[Tensor]:
+        """Where (R, 8) ``deltas`` put the RoIs that trained a stage: what the next one samples from, no gradient."""
+        own = deltas.detach().split([len(rois.boxes) for rois in sampled])
+        images = zip(sampled, own, features.batch.sizes, strict=True)
+        return [moved(rois.boxes, each, size, self.box_coder).nan_to_num() for rois, each, size in images]
 
     def _embed_rows(self, features: FeatureMaps, scored: ScoredRois, rows: list[Tensor]) -> tuple[Tensor, ...]:
         """Embeddings at the RoIs of these numbers, (k,) per image: people are embedded where they were looked at."""
