@@ -67,8 +67,9 @@ START, END = "<!-- from here on made by `make compare` -->", "<!-- end of what `
 
 INTRODUCTION = """## Methods and their parts compared
 
-Three methods, and the baseline with one part of it changed at a time: the same scenes, the same number of steps, the
-same optimiser. `make compare` (`benchmarks/compare.py`) makes this section; trainings that are finished are kept.
+Three methods are compared, and the baseline with one part of it changed at a time. All see the same scenes, take the
+same number of steps and use the same optimiser. `make compare` (`benchmarks/compare.py`) makes this section, and keeps
+trainings that are finished.
 """
 
 READING = """### What this shows, and what it does not
@@ -76,13 +77,13 @@ READING = """### What this shows, and what it does not
 It shows that every method and every part trains and searches end to end, what a part changes within this budget, and
 what it costs in time and memory here. The scored checkpoint is the last one: nothing was chosen on the test split.
 
-It does not say which method is better on real pictures. The scenes are drawn; networks start from random weights
-and see a few hundred to a few thousand steps, where the published numbers start from ImageNet and train to the end;
-learning rates and anchors are those of the demo's baseline and were tuned for no variant, so that one which learns
-slowly at first looks worse than it would end.
+It does not say which method is better on real pictures. The scenes are drawn. The networks start from random weights
+and see a few hundred to a few thousand steps, while the published ones start from ImageNet weights and are trained to
+the end. The learning rates and anchors are those of the demo's baseline and were tuned for no variant, so that a
+variant which learns slowly at first looks worse than it would be in the end.
 """
 LEGEND = (
-    "mAP, top-1 and detection AP in per cent, on test scenes with people unseen in training. Seconds and images per "
+    "mAP, top-1 and detection AP are in per cent, on test scenes with people unseen in training. Seconds and images per "
     "second are of training, waiting for data included. Memory is the peak while training: on a CPU what the training "
     "process held, libraries included; on a GPU what it allocated there."
 )
@@ -164,9 +165,9 @@ def published() -> str:
         "### Published, not measured here",
         "",
         wrapped(
-            "ResNet-50 from ImageNet weights, 600 x 1000, as published with the reference implementation of the "
-            "baseline (the papers on OIM and NAE report other numbers for settings of their own). None of them is "
-            "ours, and none compares with a number above."
+            "These numbers were published with the reference implementation of the baseline, for a ResNet-50 from "
+            "ImageNet weights at 600 x 1000. The papers on OIM and NAE report other numbers, for settings of their "
+            "own. None of them is ours, and none compares with a number above."
         ),
         "| | CUHK-SYSU mAP / top-1 | PRW mAP / top-1 |",
         "| --- | ---: | ---: |",
@@ -176,8 +177,8 @@ def published() -> str:
     lines += [
         "",
         wrapped(
-            "This would reproduce each, with the dataset in `data/` and the Caffe-flavour ResNet-50 weights where the "
-            "recipe says; it was not run."
+            "These commands would reproduce them, with the dataset in `data/` and the Caffe-flavour ResNet-50 weights "
+            "where the recipe says. They were not run."
         ),
         "```sh",
     ]
