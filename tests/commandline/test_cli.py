@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from person_search.commandline import cli, commands
-from person_search.config import Config, load_config, plain, to_yaml, with_settings
+from person_search.config import Config, load_config, to_builtins, to_yaml, with_settings
 from person_search.errors import DataError, UsageError
 from person_search.training import trainer
 from person_search.training.run import TrainingOutcome
@@ -137,7 +137,7 @@ def test_the_printed_config_reads_back_equal(tmp_path):
 
 def test_paths_of_another_system_are_written_for_all():
     tree = {"data": {"data_root": PureWindowsPath("D:\\sets\\one"), "plugins": ("a", "b")}, "model": {"width": 0.5}}
-    assert plain(tree) == {"data": {"data_root": "D:/sets/one", "plugins": ["a", "b"]}, "model": {"width": 0.5}}
+    assert to_builtins(tree) == {"data": {"data_root": "D:/sets/one", "plugins": ["a", "b"]}, "model": {"width": 0.5}}
 
 
 @pytest.mark.parametrize(

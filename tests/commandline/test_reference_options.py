@@ -12,7 +12,7 @@ import yaml
 
 from person_search.commandline import cli, commands
 from person_search.commandline.reference_options import NO_MEANING, OPTIONS, read_reference_options, show_only
-from person_search.config import Config, parse
+from person_search.config import Config, parse_config
 from person_search.errors import UsageError
 
 MAIN = Path(__file__).parents[2] / "main.py"
@@ -87,7 +87,7 @@ def train_config(capsys):
 
     def read(options: str) -> Config:
         assert cli.run(["train", *shlex.split(options), "--print-config"], cli.dispatch) == 0
-        return parse(yaml.safe_load(capsys.readouterr().out), "printed")
+        return parse_config(yaml.safe_load(capsys.readouterr().out), "printed")
 
     return read
 

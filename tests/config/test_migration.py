@@ -17,7 +17,8 @@ from person_search.config import (
     load_config,
     method_settings,
     migration,
-    parse,
+    parse_config,
+    to_builtins,
     to_yaml,
     with_settings,
 )
@@ -63,11 +64,11 @@ def test_every_setting_finds_its_place_and_what_has_none_is_said(
 
 
 def test_the_table_holds_what_the_version_wrote() -> None:
-    written = yaml.safe_load((WRITTEN / "defaults.yaml").read_text())
+    defaults = yaml.safe_load((WRITTEN / "defaults.yaml").read_text())
     still = {"method", "levels", "box_loss_weight"}
-    old = {key: list(value) if isinstance(value, tuple) else value for key, value in migration.SECTIONED.items()}
-    assert {key: value for key, value in written["model"].items() if key not in still} == old
-    assert {key: written["data"][key] for key in migration.ONE_DATASETS} == migration.ONE_DATASETS
+    old = to_builtins(migration.OLD_MODEL_SETTINGS)
+    assert {key: value for key, value in defaults["model"].items() if key not in still} == old
+    assert {key: defaults["data"][key] for key in migration.OLD_DATA_SETTINGS} == migration.OLD_DATA_SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -82,18 +83,18 @@ def test_the_table_holds_what_the_version_wrote() -> None:
     ],
 )
 def test_what_a_person_wrote_for_that_version_is_read(text: str, settings: dict[str, Any]) -> None:
-    assert parse(yaml.safe_load(text), "here") == with_settings(Config(), **settings)
+    assert parse_config(yaml.safe_load(text), "here") == with_settings(Config(), **settings)
 
 
 @pytest.mark.parametrize("value", ["true", "false"])
 def test_what_a_person_wrote_for_another_method_is_refused(value: str) -> None:
     with pytest.raises(UsageError, match=r"here: 'model\.pk_sampling' is of no effect.* of the method 'baseline'"):
-        parse(yaml.safe_load(f"model: {{method: oim, pk_sampling: {value}}}"), "here")
+        parse_config(yaml.safe_load(f"model: {{method: oim, pk_sampling: {value}}}"), "here")
 
 
 def test_a_malformed_evaluation_is_not_lost_beside_an_old_cws() -> None:
     with pytest.raises(UsageError, match="evaluation"):
-        parse({"model": {"cws": True}, "evaluation": [1]}, "here")
+        parse_config({"model": {"cws": True}, "evaluation": [1]}, "here")
 
 
 def test_none_of_a_plug_ins_own_setting_stays_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +106,7 @@ def test_none_of_a_plug_ins_own_setting_stays_none(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setitem(methods._registered, "with-freeze", Method)
     config = with_settings(Config(), method="with-freeze", freeze=None)
-    assert parse(yaml.safe_load(to_yaml(config)), "here") == config
+    assert parse_config(yaml.safe_load(to_yaml(config)), "here") == config
 
 
 def test_a_file_over_a_runs_settings_may_be_old(tmp_path: Path) -> None:
@@ -117,12 +118,12 @@ def test_a_file_over_a_runs_settings_may_be_old(tmp_path: Path) -> None:
 
 def test_the_old_place_and_the_new_one_at_once_are_refused() -> None:
     with pytest.raises(UsageError, match=r"'model\.rpn' is given as a section and, as version 0\.1\.0 had it"):
-        parse({"model": {"rpn_nms": 0.6, "rpn": {"fg_iou": 0.8}}}, "here")
+        parse_config({"model": {"rpn_nms": 0.6, "rpn": {"fg_iou": 0.8}}}, "here")
 
 
 def test_values_are_checked_in_their_new_place() -> None:
     with pytest.raises(UsageError, match=r"here: model\.rpn\.nms: Input should be less than or equal to 1, found 3"):
-        parse({"model": {"rpn_nms": 3}}, "here")
+        parse_config({"model": {"rpn_nms": 3}}, "here")
 
 
 def old_checkpoint(path: Path, **changes: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from person_search.config import (
     load_config,
     method_settings,
     override,
-    parse,
+    parse_config,
     to_yaml,
     with_settings,
 )
@@ -35,7 +35,7 @@ from person_search.models.settings import (
 
 
 def model_of(text: str) -> TwoStageSettings:
-    model = parse({"model": yaml.safe_load(text)}, "here").model
+    model = parse_config({"model": yaml.safe_load(text)}, "here").model
     assert isinstance(model, TwoStageSettings)
     return model
 
@@ -107,12 +107,19 @@ def test_another_kind_keeps_what_all_kinds_have() -> None:
         ("model: {rpn: {bg_iou: 0.8}}", "here: model.rpn: rpn_bg_iou 0.8 exceeds rpn_fg_iou 0.7"),
         ("model: {rois: {bg_iou: 0.8}}", "here: model.rois: roi_bg_iou 0.8 exceeds roi_fg_iou 0.5"),
         ("model: {rpn: 3}", "here: model.rpn: "),
+        ("training: {lr: .inf}", "here: training.lr: Input should be a finite number, found inf"),
+        ("training: {lr: true}", "here: training.lr: expected a number, found True"),
+        ("training: {max_steps: false}", "here: training.max_steps: expected a number, found False"),
+        (
+            "evaluation: {gallery_size: [50, true]}",
+            r"evaluation.gallery_size: expected a number, found \[50, True\]",
+        ),
         ("model: {method: [nae]}", "here: model.method: "),
     ],
 )
 def test_a_wrong_key_or_name_is_answered_with_whose_or_the_nearest(tree: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        parse(yaml.safe_load(tree), "here")
+        parse_config(yaml.safe_load(tree), "here")
 
 
 def test_flat_names_and_the_tree_say_the_same(tmp_path: Path) -> None:
@@ -190,7 +197,7 @@ def test_a_plug_in_without_settings_of_its_own_has_those_of_all(monkeypatch: pyt
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[Config, str]:
     assert cli.run(["train", *words, "--print-config"], cli.dispatch) == 0
     out, error = capsys.readouterr()
-    return parse(yaml.safe_load(out), "printed"), error
+    return parse_config(yaml.safe_load(out), "printed"), error
 
 
 def test_flags_are_those_of_what_is_chosen_wherever_it_stands(capsys: pytest.CaptureFixture[str]) -> None:

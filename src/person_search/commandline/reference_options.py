@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from person_search.config import Config, with_settings
-from person_search.config.sections import differences, flat, placed
+from person_search.config.sections import differences, flat, nested
 from person_search.errors import UsageError, nearest
 from person_search.training.resuming import own_config
 
@@ -225,7 +225,7 @@ def read_reference_options(arguments: Sequence[str]) -> ReferenceCommand:
         settings.setdefault("data_root", DATA_ROOT)
     gpus = _gpus(given.get("gpu_ids"))
     base = own or Config()
-    _, meant = placed(differences(base, Config()) | settings, Config())
+    _, meant = nested(differences(base, Config()) | settings, Config())
     unused = settings.keys() - meant
     settings = {key: value for key, value in settings.items() if key in meant}
     config = with_settings(base, **settings, **_gpu_settings(gpus), run_dir=run_dir)

@@ -15,8 +15,8 @@ from person_search.commandline.flags import flags_for, flags_like, settings_in, 
 from person_search.config import (
     Config,
     DataConfig,
-    changed,
-    choices,
+    change_settings,
+    chosen_names,
     load_config,
     method_settings,
     owner_hint,
@@ -113,10 +113,10 @@ def _as_chosen(base: Config, arguments: Sequence[str]) -> Config:
         # What is chosen may have something to choose itself.
         while new := {
             name: words[0]
-            for name, words in values_of(arguments, choices(base)).items()
+            for name, words in values_of(arguments, chosen_names(base)).items()
             if words and name not in chosen
         }:
-            base, left_out = changed(base, new)
+            base, left_out = change_settings(base, new)
             chosen |= new
             for name, value in left_out.items():
                 _warn_left_out(name, str(value), owner_hint(name, base))

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
-from person_search.config.sections import Section, merged, placed
+from person_search.config.sections import Section, merged, nested
 from person_search.errors import UsageError
 
 log = logging.getLogger(__name__)
 
-SECTIONED: dict[str, Any] = {
+OLD_MODEL_SETTINGS: dict[str, Any] = {
     "backbone": "resnet50",
     "width": 1.0,
     "flavour": "torchvision",
@@ -46,16 +46,23 @@ SECTIONED: dict[str, Any] = {
     "max_detections": 100,
     "cws": False,
 }
-"""Settings of the model that version 0.1.0 had side by side, and their defaults then."""
+"""Settings of the model that version 0.1.0 had side by side, without sections, and their defaults then."""
 
-METHODS_OWN = ("anchor_sizes", "box_loss_weight", "freeze")
-"""Those whose None stood for the default of the method."""
+NONE_WAS_METHOD_DEFAULT = ("anchor_sizes", "box_loss_weight", "freeze")
+"""Those for which None stood for the default of the method."""
 
-ONE_DATASETS: dict[str, Any] = {"queries": "standard", "mot_split": "time", "mot_train_share": 0.5, "mot_min_gap": 5.0}
-"""Settings that every dataset had, and now one has."""
+OLD_DATA_SETTINGS: dict[str, Any] = {
+    "queries": "standard",
+    "mot_split": "time",
+    "mot_train_share": 0.5,
+    "mot_min_gap": 5.0,
+}
+"""Settings that every dataset had in version 0.1.0, and now only one has, and their defaults then."""
 
 
-def migrated(tree: Mapping[str, Any], usual: Section, source: str, *, owner_of: Callable[[str], str]) -> dict[str, Any]:
+def migrated(
+    tree: Mapping[str, Any], defaults: Section, source: str, *, owner_sentence: Callable[[str], str]
+) -> dict[str, Any]:
     """``tree``, if version 0.1.0 wrote it, in the sections of today; else as it is.
 
     The version wrote the settings of all methods, losses and datasets: what is of no effect with those named is left
@@ -64,34 +71,46 @@ def migrated(tree: Mapping[str, Any], usual: Section, source: str, *, owner_of: 
 
     Args:
         tree: of a whole config.
-        usual: the default config.
+        defaults: the default config.
         source: what errors and warnings call the tree.
-        owner_of: says, in a sentence, of which method, dataset or loss a setting is.
+        owner_sentence: says, in a sentence, of which method, dataset or loss a setting is.
     """
     tree = dict(tree)
     model, data = tree.get("model"), tree.get("data")
-    if isinstance(data, dict) and ONE_DATASETS.keys() <= data.keys():
-        tree["data"] = _migrated(
-            data, ("data",), {**ONE_DATASETS, "person_id_key": None}, usual, source, owner_of, written=True
+    if isinstance(data, dict) and OLD_DATA_SETTINGS.keys() <= data.keys():
+        tree["data"] = _migrated_section(
+            data,
+            ("data",),
+            {**OLD_DATA_SETTINGS, "person_id_key": None},
+            defaults,
+            source,
+            owner_sentence,
+            by_program=True,
         )
     if not isinstance(model, dict):
         return tree
-    written = SECTIONED.keys() <= model.keys()
+    by_program = OLD_MODEL_SETTINGS.keys() <= model.keys()
     if "cws" in model:
         cws = {"evaluation": {"cws": model["cws"]}}
         model = {key: value for key, value in model.items() if key != "cws"}
         evaluation = tree.get("evaluation")
         tree = {**tree, **merged(cws, {"evaluation": {} if evaluation is None else evaluation})}
-    model = {key: value for key, value in model.items() if value is not None or not _is_methods_own(key, model, usual)}
-    tree["model"] = _migrated(model, ("model",), SECTIONED, usual, source, owner_of, written=written)
+    model = {
+        key: value
+        for key, value in model.items()
+        if value is not None or not _none_was_method_default(key, model, defaults)
+    }
+    tree["model"] = _migrated_section(
+        model, ("model",), OLD_MODEL_SETTINGS, defaults, source, owner_sentence, by_program=by_program
+    )
     return tree
 
 
-def _is_methods_own(key: str, model: Mapping[str, Any], usual: Section) -> bool:
+def _none_was_method_default(key: str, model: Mapping[str, Any], defaults: Section) -> bool:
     """Whether None of ``key`` stands for the default of the method in ``model``, and is no value that it may have."""
-    if key not in METHODS_OWN:
+    if key not in NONE_WAS_METHOD_DEFAULT:
         return False
-    kinds = type(usual.model).kinds  # type: ignore[attr-defined]
+    kinds = type(defaults.model).kinds  # type: ignore[attr-defined]
     method = model.get("method")
     if not isinstance(method, str) or not kinds.knows(method):
         return True
@@ -99,19 +118,19 @@ def _is_methods_own(key: str, model: Mapping[str, Any], usual: Section) -> bool:
     return field is None or type(None) not in get_args(field.annotation)
 
 
-def _migrated(
+def _migrated_section(
     values: Mapping[str, Any],
     path: tuple[str, ...],
     old: Mapping[str, Any],
-    usual: Section,
+    defaults: Section,
     source: str,
-    owner_of: Callable[[str], str],
+    owner_sentence: Callable[[str], str],
     *,
-    written: bool,
+    by_program: bool,
 ) -> dict[str, Any]:
     """``values`` of one section with the settings ``old``, flat there, in their places.
 
-    ``written``: by the version itself, which wrote them all, and not by a person, who meant each.
+    ``by_program``: by the version itself, which wrote them all, and not by a person, who meant each.
     """
     flat = {key: value for key, value in values.items() if key in old and not isinstance(value, dict)}
     rest = {key: value for key, value in values.items() if key not in flat}
@@ -119,19 +138,19 @@ def _migrated(
         return rest
     choosing = {key: value for key, value in rest.items() if isinstance(value, str)}
     try:
-        placed_tree, used = placed({**choosing, **flat}, usual)
+        nested_tree, used = nested({**choosing, **flat}, defaults)
     except ValueError as error:
         raise UsageError(f"{source}: {error}") from None
     unused = sorted(flat.keys() - used)
-    if unused and not written:
-        raise UsageError(f"{source}: '{path[0]}.{unused[0]}' is of no effect here.{owner_of(unused[0])}")
+    if unused and not by_program:
+        raise UsageError(f"{source}: '{path[0]}.{unused[0]}' is of no effect here.{owner_sentence(unused[0])}")
     for key in unused:
-        if _plain(flat[key]) != _plain(old[key]):
+        if _as_tuple(flat[key]) != _as_tuple(old[key]):
             _warn(
                 f"{source}: '{key}: {flat[key]}', which version 0.1.0 wrote for all, is of no effect here and left out."
-                f"{owner_of(key)}"
+                f"{owner_sentence(key)}"
             )
-    moved = placed_tree.get(path[0], {})
+    moved = nested_tree.get(path[0], {})
     twice = next((key for key in rest if isinstance(rest[key], dict) and key in moved), None)
     if twice is not None:
         raise UsageError(
@@ -141,7 +160,7 @@ def _migrated(
     return merged(moved, rest)
 
 
-def _plain(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 

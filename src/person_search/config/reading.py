@@ -13,15 +13,15 @@ from pydantic import ValidationError
 
 from person_search.config.migration import migrated
 from person_search.config.sections import (
-    UNKNOWN,
+    UNKNOWN_KEY,
     Section,
-    chosen_in,
+    chosen_kinds,
+    coerce,
     differences,
     flat,
     leaves,
     merged,
-    natural,
-    placed,
+    nested,
     section_kind,
 )
 from person_search.config.settings import Config, MethodSettings
@@ -51,14 +51,14 @@ def with_settings(config: Config, **settings: Any) -> Config:
     Where another method, dataset, loss or backbone is chosen, what was changed in ``config`` goes along as far as the
     new one has such settings. Raises UsageError.
     """
-    return changed(config, settings)[0]
+    return change_settings(config, settings)[0]
 
 
-def changed(config: Config, settings: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+def change_settings(config: Config, settings: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
     """``with_settings``, and what was changed in ``config`` and is left out, by flat name."""
-    with plugins_imported(natural(tuple[str, ...], settings.get("plugins"))):
+    with plugins_imported(coerce(tuple[str, ...], settings.get("plugins"))):
         kept = differences(config, Config())
-        tree, used = _placed({**kept, **settings}, "settings")
+        tree, used = _nested({**kept, **settings}, "settings")
         new = _validated(tree, "settings")
         unknown = next((name for name in settings if name not in used), None)
         if unknown in Config.model_fields:
@@ -68,7 +68,7 @@ def changed(config: Config, settings: Mapping[str, Any]) -> tuple[Config, dict[s
         return new, {name: value for name, value in kept.items() if name not in used}
 
 
-def parse(tree: Any, source: str, *, over: Config | None = None) -> Config:
+def parse_config(tree: Any, source: str, *, over: Config | None = None) -> Config:
     """A nested dict as Config, over the defaults or the settings ``over``.
 
     Raises UsageError with ``source``, the key and the nearest known key.
@@ -78,21 +78,21 @@ def parse(tree: Any, source: str, *, over: Config | None = None) -> Config:
     if not isinstance(tree, dict):
         raise UsageError(f"{source}: expected sections {', '.join(Config.model_fields)}, found {type(tree).__name__}")
     data = tree.get("data")
-    with plugins_imported(natural(tuple[str, ...], data.get("plugins")) if isinstance(data, dict) else ()):
-        usual = over or Config()
-        tree = migrated(tree, usual, source, owner_of=lambda name: _owner_of(name, usual))
+    with plugins_imported(coerce(tuple[str, ...], data.get("plugins")) if isinstance(data, dict) else ()):
+        defaults = over or Config()
+        tree = migrated(tree, defaults, source, owner_sentence=lambda name: _owner_sentence(name, defaults))
         if over is not None:
             try:
-                base, _ = changed(over, chosen_in(tree, over))
+                base, _ = change_settings(over, chosen_kinds(tree, over))
             except ValueError as error:
                 raise UsageError(f"{source}: {error}") from None
-            tree = merged(_placed(differences(base, Config()), source)[0], tree)
+            tree = merged(_nested(differences(base, Config()), source)[0], tree)
         return _validated(tree, source)
 
 
-def _placed(settings: Mapping[str, Any], source: str) -> tuple[dict[str, Any], set[str]]:
+def _nested(settings: Mapping[str, Any], source: str) -> tuple[dict[str, Any], set[str]]:
     try:
-        return placed(settings, Config())
+        return nested(settings, Config())
     except ValueError as error:
         raise UsageError(f"{source}: {error}") from None
 
@@ -112,7 +112,7 @@ def read_method_settings(tree: Any, source: str) -> MethodSettings:
             "beside it does",
             source,
         )
-    return parse({"model": tree}, source).model
+    return parse_config({"model": tree}, source).model
 
 
 def method_settings(method: str, **settings: Any) -> MethodSettings:
@@ -133,19 +133,19 @@ def describe(error: ValidationError) -> str:
     """The first problem of a pydantic error, in one line, naming the key and, if it is unknown, the nearest one."""
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
-    if first["type"] == UNKNOWN:
+    if first["type"] == UNKNOWN_KEY:
         section: type[Section] = first["ctx"]["section"]
-        return f"unknown key '{path}'.{_place_of(str(first['loc'][-1]), section)}"
+        return f"unknown key '{path}'.{_unknown_key_hint(str(first['loc'][-1]), section)}"
     message = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     found = f", found {given!r}" if isinstance(given, int | float | str | bool | list | tuple) else ""
     return f"{path}: {message}{found}" if path else message
 
 
-def _place_of(key: str, section: type[Section]) -> str:
+def _unknown_key_hint(key: str, section: type[Section]) -> str:
     """What helps who wrote ``key``, which ``section`` does not have."""
     own = next((base for base in section.__mro__ if issubclass(base, Section) and base.kinds is not None), None)
-    if own is not None and (names := _owners(own, lambda kind: key in type(kind).model_fields)):
+    if own is not None and (names := _kinds_with(own, lambda kind: key in type(kind).model_fields)):
         return f" It is a setting of {names}."
     for leaf in leaves(Config()):
         if key in (leaf.key, leaf.name) and leaf.section is not section:
@@ -162,48 +162,48 @@ def owner_hint(name: str, config: Config) -> str:
 
     Empty for one that ``config`` has, or nobody.
     """
-    return "" if name in flat(config) else _owner_of(name, config)
+    return "" if name in flat(config) else _owner_sentence(name, config)
 
 
-def _owner_of(name: str, config: Config) -> str:
-    for section in reversed([*_chosen_sections(config)]):
-        if names := _owners(section, lambda kind: name in _own_names(kind)):
+def _owner_sentence(name: str, config: Config) -> str:
+    for section in reversed([*_sections_with_kinds(config)]):
+        if names := _kinds_with(section, lambda kind: name in _fixed_flat_names(kind)):
             return f" It is a setting of {names}."
     return ""
 
 
-def choices(config: Config) -> dict[str, str]:
+def chosen_names(config: Config) -> dict[str, str]:
     """What is chosen in ``config`` by name, by flat name: dataset, method, and what else the method has kinds of."""
     values = flat(config)
-    names = [section.flat_name(section.chooser) for section in _chosen_sections(config)]
+    names = [section.flat_name(section.chooser) for section in _sections_with_kinds(config)]
     return {name: values[name] for name in names}
 
 
-def _owners(section: type[Section], has: Callable[[Section], bool]) -> str:
+def _kinds_with(section: type[Section], has: Callable[[Section], bool]) -> str:
     """The kinds of ``section`` of which ``has`` is true, in words."""
     assert section.kinds is not None
     names = [f"'{name}'" for name in section.kinds.names() if has(section.chosen(name))]
     return f"the {section.kinds.kind} {' or '.join(names)}" if names else ""
 
 
-def _chosen_sections(section: Section) -> Iterator[type[Section]]:
+def _sections_with_kinds(section: Section) -> Iterator[type[Section]]:
     """The sections in ``section``, outer ones first, of which there are several kinds."""
     for key, field in type(section).model_fields.items():
         kind = section_kind(field.annotation)
         if kind is not None:
             if kind.kinds is not None:
                 yield kind
-            yield from _chosen_sections(getattr(section, key))
+            yield from _sections_with_kinds(getattr(section, key))
 
 
-def _own_names(section: Section) -> Iterator[str]:
+def _fixed_flat_names(section: Section) -> Iterator[str]:
     """Flat names of the settings in ``section``, without those of which a name inside it chooses the kind."""
     for key, field in type(section).model_fields.items():
         kind = section_kind(field.annotation)
         if kind is None:
             yield section.flat_name(key)
         elif kind.kinds is None:
-            yield from _own_names(getattr(section, key))
+            yield from _fixed_flat_names(getattr(section, key))
 
 
 def load_config(path: str | Path, *, over: Config | None = None) -> Config:
@@ -228,7 +228,7 @@ def _load(path: Path, over: Config | None, derived: tuple[Path, ...]) -> Config:
         if not isinstance(base, str) or not base:
             raise UsageError(f"config '{path}': base: expected the name of a YAML file, found {base!r}")
         over = _load(path.parent / base, over, chain)
-    return parse(tree, f"config '{path}'", over=over)
+    return parse_config(tree, f"config '{path}'", over=over)
 
 
 def _read_yaml(path: Path, derived: tuple[Path, ...]) -> Any:
@@ -250,13 +250,13 @@ def _read_yaml(path: Path, derived: tuple[Path, ...]) -> Any:
 
 def to_yaml(config: Config) -> str:
     """``config`` as YAML text that ``load_config`` reads back to an equal config, paths with forward slashes."""
-    return yaml.safe_dump(plain(config.model_dump()), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(to_builtins(config.model_dump()), sort_keys=False, allow_unicode=True)
 
 
-def plain(value: Any) -> Any:
+def to_builtins(value: Any) -> Any:
     """``value`` with paths as text that every system reads, and lists for tuples."""
     if isinstance(value, PurePath):
         return value.as_posix()
     if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    return [plain(each) for each in value] if isinstance(value, tuple | list) else value
+        return {key: to_builtins(each) for key, each in value.items()}
+    return [to_builtins(each) for each in value] if isinstance(value, tuple | list) else value

@@ -20,15 +20,16 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from person_search.errors import UsageError
 from person_search.registry import Registry
 
-UNKNOWN = "unknown_key"
+UNKNOWN_KEY = "unknown_key"
 """Type of the error for a key that a section does not have."""
 
 
-def natural(kind: Any, value: Any) -> Any:
+def coerce(kind: Any, value: Any) -> Any:
     """``value`` as the type ``kind`` wants it, where a person writing YAML may spell it in another way.
 
     A number stands for text (``precision: 32``), one value for a list, ``C4 C5`` or ``480, 600`` for a list without
     brackets, ``None`` for nothing, ``~`` for the home folder. Whatever else is not of this type stays as it is.
+    Raises ValueError for true or false where a number is wanted, which pydantic would read as 1 or 0.
     """
     while get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
@@ -36,13 +37,15 @@ def natural(kind: Any, value: Any) -> Any:
         if isinstance(value, str) and value.lower() == "none" and NoneType in get_args(kind):
             return None
         kinds = [part for part in get_args(kind) if part is not NoneType]
-        return natural(kinds[0], value) if value is not None and len(kinds) == 1 else value
+        return coerce(kinds[0], value) if value is not None and len(kinds) == 1 else value
     if get_origin(kind) is tuple:
         (item, *_) = get_args(kind)
         if isinstance(value, str) and item is not str:
             value = value.replace(",", " ").split()
         values = value if isinstance(value, list | tuple) else () if value is None else (value,)
-        return tuple(natural(item, one) for one in values) if not isinstance(value, dict) else value
+        return tuple(coerce(item, one) for one in values) if not isinstance(value, dict) else value
+    if kind in (int, float) and isinstance(value, bool):
+        raise ValueError("expected a number")
     texts = get_origin(kind) is Literal or kind in (str, Path)
     if texts and isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
@@ -58,7 +61,7 @@ class Section(BaseModel):
     defaults stay where nothing else is said.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     kinds: ClassVar[Registry | None] = None
     """The names that choose a kind of this section, where there are several kinds."""
@@ -80,7 +83,7 @@ class Section(BaseModel):
         if unknown is None:
             return values
         # In the order of the file, and before what else is wrong; with what describing it takes.
-        problem = PydanticCustomError(UNKNOWN, "unknown key", {"section": cls})
+        problem = PydanticCustomError(UNKNOWN_KEY, "unknown key", {"section": cls})
         raise ValidationError.from_exception_data(
             cls.__name__, [InitErrorDetails(type=problem, loc=(str(unknown),), input=values[unknown])]
         )
@@ -91,7 +94,7 @@ class Section(BaseModel):
         field = cls.model_fields[str(info.field_name)]
         kind = section_kind(field.annotation)
         if kind is None:
-            return natural(field.annotation, value)
+            return coerce(field.annotation, value)
         return kind.over(field.get_default(call_default_factory=True), value)
 
     @classmethod
@@ -123,7 +126,7 @@ class Section(BaseModel):
         if not isinstance(given, dict):
             return given
         kind, common = type(default), set(default.model_fields_set)
-        name = natural(str, given.get(cls.chooser)) if cls.kinds is not None else None
+        name = coerce(str, given.get(cls.chooser)) if cls.kinds is not None else None
         if isinstance(name, str) and name != getattr(default, cls.chooser):
             kind, common = cls.kind(name), common & set(cls.model_fields)
         below = {key: getattr(default, key) for key in common}
@@ -181,14 +184,14 @@ def flat(section: Section) -> dict[str, Any]:
     return {leaf.name: leaf.value for leaf in leaves(section)}
 
 
-def differences(section: Section, usual: Section) -> dict[str, Any]:
-    """The settings of ``section``, by flat name, that differ from ``usual``.
+def differences(section: Section, defaults: Section) -> dict[str, Any]:
+    """The settings of ``section``, by flat name, that differ from ``defaults``.
 
     Where another kind is chosen, its name does, and what differs from that kind's defaults.
     """
     found: dict[str, Any] = {}
     for key, field in type(section).model_fields.items():
-        value, default = getattr(section, key), getattr(usual, key)
+        value, default = getattr(section, key), getattr(defaults, key)
         kind = section_kind(field.annotation)
         if kind is None:
             if value != default:
@@ -201,43 +204,43 @@ def differences(section: Section, usual: Section) -> dict[str, Any]:
     return found
 
 
-def placed(settings: Mapping[str, Any], usual: Section) -> tuple[dict[str, Any], set[str]]:
-    """``settings`` by flat name as a tree to go over ``usual``, and the names that found a place in it.
+def nested(settings: Mapping[str, Any], defaults: Section) -> tuple[dict[str, Any], set[str]]:
+    """``settings`` by flat name as a tree to go over ``defaults``, and the names that found a place in it.
 
     Names that choose a kind are read first. Raises ValueError for one that chooses none.
     """
     tree: dict[str, Any] = {}
     used: set[str] = set()
-    for key, field in type(usual).model_fields.items():
+    for key, field in type(defaults).model_fields.items():
         kind = section_kind(field.annotation)
         if kind is None:
-            name = usual.flat_name(key)
+            name = defaults.flat_name(key)
             if name in settings:
                 tree[key] = settings[name]
                 used.add(name)
             continue
-        inner = getattr(usual, key)
+        inner = getattr(defaults, key)
         chosen = kind.flat_name(kind.chooser) if kind.kinds is not None else ""
-        if isinstance(named := natural(str, settings.get(chosen)), str):
+        if isinstance(named := coerce(str, settings.get(chosen)), str):
             inner = kind.over(inner, {kind.chooser: named})
-        part, names = placed(settings, inner)
+        part, names = nested(settings, inner)
         if part:
             tree[key] = part
         used |= names
     return tree, used
 
 
-def chosen_in(tree: Mapping[str, Any], usual: Section) -> dict[str, Any]:
-    """The names, by flat name, that ``tree``, which is to go over ``usual``, chooses kinds by. Raises ValueError."""
+def chosen_kinds(tree: Mapping[str, Any], defaults: Section) -> dict[str, Any]:
+    """The names, by flat name, that ``tree``, which is to go over ``defaults``, chooses kinds by. Raises ValueError."""
     found: dict[str, Any] = {}
-    for key, field in type(usual).model_fields.items():
-        kind, given, inner = section_kind(field.annotation), tree.get(key), getattr(usual, key)
+    for key, field in type(defaults).model_fields.items():
+        kind, given, inner = section_kind(field.annotation), tree.get(key), getattr(defaults, key)
         if kind is None or not isinstance(given, dict):
             continue
         if kind.kinds is not None and isinstance(given.get(kind.chooser), str):
             found[kind.flat_name(kind.chooser)] = given[kind.chooser]
             inner = kind.over(inner, {kind.chooser: given[kind.chooser]})
-        found |= chosen_in(given, inner)
+        found |= chosen_kinds(given, inner)
     return found
 
 

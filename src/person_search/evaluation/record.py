@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from person_search import __version__
-from person_search.config import Config, EvaluationConfig, MethodSettings, parse, with_settings
+from person_search.config import Config, EvaluationConfig, MethodSettings, parse_config, with_settings
 from person_search.config.sections import Section, flat
 from person_search.data.fingerprint import fingerprint
 from person_search.data.scene import Split
@@ -80,7 +80,7 @@ class Record:
     @property
     def config(self) -> Config:
         """The settings in effect, over the defaults. Raises UsageError where this version does not know them."""
-        config = parse(self.settings, f"the record of {self.name}")
+        config = parse_config(self.settings, f"the record of {self.name}")
         return config.model_copy(update={"data": config.data.model_copy(update={"data_root": Path(self.data_root)})})
 
     def __str__(self) -> str:

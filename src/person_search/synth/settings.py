@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from person_search.config import Share
-from person_search.config.sections import UNKNOWN, Section
+from person_search.config.sections import UNKNOWN_KEY, Section
 from person_search.errors import UsageError, nearest
 
 Layout = Literal["coco", "mot", "cuhk-sysu", "prw"]
@@ -90,7 +90,7 @@ def _describe(error: ValidationError) -> str:
     """The first problem in one line, naming the setting and what was found."""
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
-    if first["type"] == UNKNOWN:
+    if first["type"] == UNKNOWN_KEY:
         return f"unknown setting '{name}'.{nearest(name, SynthConfig.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
     if name == "difficulty":

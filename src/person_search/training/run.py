@@ -24,7 +24,7 @@ from person_search.checkpoints.checkpoint import (
     load_model_state,
     save_checkpoint,
 )
-from person_search.config import Config, plain
+from person_search.config import Config, to_builtins
 from person_search.config.sections import flat
 from person_search.data.loading import Batch, TrainingOrder, raise_errors, training_batches
 from person_search.data.scene import Split
@@ -346,7 +346,7 @@ class Run:
             "scaler": self.scaler.state_dict() if self.scaler else {},
             "position": asdict(self.position),
             "randomness": randomness,
-            "settings": plain(self.config.model_dump()),
+            "settings": to_builtins(self.config.model_dump()),
         }
 
     def restore(self, path: Path, checkpoint: Checkpoint, *, began_with: Config) -> None:

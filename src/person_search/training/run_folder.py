@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from person_search.checkpoints.checkpoint import Checkpoint, newest_checkpoint
-from person_search.config import Config, parse, to_yaml
+from person_search.config import Config, parse_config, to_yaml
 from person_search.data.fingerprint import fingerprint
 from person_search.data.image_sizes import aspect_ratios
 from person_search.data.loading import unreadable_scenes
@@ -94,7 +94,7 @@ def trained_with(path: Path, checkpoint: Checkpoint) -> Config | None:
     None where the file has none, as in version 0.1.0. Raises UsageError where this version does not know them.
     """
     settings = (checkpoint.training or {}).get("settings")
-    return None if settings is None else parse(settings, f"checkpoint '{path}'")
+    return None if settings is None else parse_config(settings, f"checkpoint '{path}'")
 
 
 def agree_on_start(start: tuple[Path, Checkpoint] | None) -> None:
