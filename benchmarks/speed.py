@@ -144,7 +144,7 @@ def measure_all(
     with tempfile.TemporaryDirectory() as folder:
         for settings in settings_of(options):
             count = (options.batches + options.warm_up + 2) * settings["batch_size"]
-            split = pictures(Path(folder), min(count, 64), count, width, height)
+            split = image_split(Path(folder), min(count, 64), count, width, height)
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 yield pool.submit(one_row, settings, split, options, measure).result()
 
@@ -157,7 +157,7 @@ def one_row(settings: dict[str, Any], split: Split, options: argparse.Namespace,
     return Row(settings=settings, peak_mb=memory, peak_operations=peak_of(options, settings["precision"]), **measured)
 
 
-def pictures(folder: Path, files: int, scenes: int, width: int, height: int) -> Split:
+def image_split(folder: Path, files: int, scenes: int, width: int, height: int) -> Split:
     """``scenes`` scenes over ``files`` JPEG files with a photograph's smoothness, and people in them."""
     draw = np.random.default_rng(0)
     made = []

@@ -225,7 +225,7 @@ def test_nothing_of_a_tar_archive_is_unpacked(tmp_path: Path) -> None:
 
 
 def test_a_file_of_too_many_classes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inert_pickle, "MOST_NAMES", 3)
+    monkeypatch.setattr(inert_pickle, "MAX_NAMES", 3)
     path = released_file(tmp_path / "a.pth", released_state(), held=[Scheduler(), Names(), Mode.TRAIN, Node({})])
     with pytest.raises(CheckpointError, match="refused: it names more than 3 classes"):
         open_checkpoint(path)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from person_search.data.coco import CocoDataset
-from person_search.data.picture_sizes import compare_sizes
 from person_search.data.scene import ProtocolOptions, Split
 from person_search.data.settings import CocoSettings
+from person_search.data.size_checks import compare_sizes
 from person_search.errors import DataError, UsageError
 
 Tree = dict[str, Any]

@@ -26,8 +26,8 @@ from person_search.data.loading import (
     training_target,
     unreadable_scenes,
 )
-from person_search.data.picture_sizes import check_sizes, compare_sizes
 from person_search.data.scene import Scene, Split, as_boxes
+from person_search.data.size_checks import check_sizes, compare_sizes
 from person_search.errors import DataError, UsageError
 
 sizes = st.integers(1, 5)

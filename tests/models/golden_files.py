@@ -53,7 +53,7 @@ def layout(name):
     return {key: tuple(shape) for key, shape in json.loads((SAMPLES / f"{name}.layout.json").read_text()).items()}
 
 
-def pictures():
+def make_images():
     """The two pictures, (3, 192, 320) uint8 RGB."""
     return [torch.from_numpy(formula().image(192, 320, number)) for number in (0, 1)]
 

@@ -66,28 +66,28 @@ def small(method: str) -> TwoStageModel:
 
 
 @pytest.fixture
-def pictures() -> list[Tensor]:
+def images() -> list[Tensor]:
     draw = torch.Generator().manual_seed(1)
     return [torch.rand(3, *size, generator=draw) for size in [(64, 96), (50, 60), (64, 96)]]
 
 
 @pytest.mark.parametrize("method", METHODS)
 @torch.no_grad()
-def test_people_beside_queries_are_those_of_a_pass_of_their_own(method: str, pictures: list[Tensor]) -> None:
+def test_people_beside_queries_are_those_of_a_pass_of_their_own(method: str, images: list[Tensor]) -> None:
     model = small(method)
     asked = [torch.tensor([[5.0, 8, 20, 45], [40, 2, 70, 60]]), torch.zeros(0, 4), torch.tensor([[10.0, 10, 30, 60]])]
     passes = []
     model.trunk.register_forward_hook(lambda *_: passes.append(1))
-    results = model.detect_and_embed(pictures, asked, context=True)
+    results = model.detect_and_embed(images, asked, context=True)
     assert len(passes) == 1
-    alone = model.detect_and_embed(pictures, asked)
+    alone = model.detect_and_embed(images, asked)
     for one, other in zip(results, alone, strict=True):
         torch.testing.assert_close(one.detections.boxes, other.detections.boxes)
         torch.testing.assert_close(one.detections.embeddings, other.detections.embeddings, atol=1e-5, rtol=1e-4)
     assert [len(result.given) for result in results] == [2, 0, 1]
     assert all(person.beside is None for result in alone for person in result.given)
 
-    batch = model.transform(pictures)
+    batch = model.transform(images)
     features = FeatureMaps(model.trunk(batch.tensors), batch)
     proposals = model.rpn.propose(batch, features.maps)[0]
     scored = model.score_rois(features, proposals)
@@ -106,14 +106,14 @@ def test_people_beside_queries_are_those_of_a_pass_of_their_own(method: str, pic
             torch.testing.assert_close(people.scores, found[i].scores[kept[1:] - 1])
             torch.testing.assert_close(person.embedding, query.embedding, atol=1e-5, rtol=1e-4)
             # Each is the embedding at the box that its own was moved from.
-            where = [scored.boxes[n][rows] if n == i else scored.boxes[n][:0] for n in range(len(pictures))]
+            where = [scored.boxes[n][rows] if n == i else scored.boxes[n][:0] for n in range(len(images))]
             expected = model.embed_pooled(model.pool(model.align(features, where)))
             torch.testing.assert_close(people.embeddings, expected, atol=1e-5, rtol=1e-4)
             sizes.append(len(people))
     assert min(sizes) > 0
 
 
-def test_no_picture_has_a_query(pictures: list[Tensor]) -> None:
-    results = small("baseline").detect_and_embed(pictures, [torch.zeros(0, 4)] * 3, context=True)
+def test_no_picture_has_a_query(images: list[Tensor]) -> None:
+    results = small("baseline").detect_and_embed(images, [torch.zeros(0, 4)] * 3, context=True)
     assert [result.given for result in results] == [[], [], []]
     assert all(len(result.detections) for result in results)

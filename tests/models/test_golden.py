@@ -15,7 +15,7 @@ from golden_files import (
     assert_losses_agree,
     formula,
     layout,
-    pictures,
+    make_images,
     sample,
     training_step,
 )
@@ -67,7 +67,7 @@ def test_what_is_kept_is_a_sample_of_the_whole(name):
     whole, kept = np.load(WHOLE / f"{name}.npz"), np.load(SAMPLES / f"{name}.npz")
     assert {*whole} - {*kept} == {"rgb", "lut"}
     assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
-    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(pictures(), whole["rgb"], strict=True))
+    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(make_images(), whole["rgb"], strict=True))
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -98,7 +98,7 @@ def test_a_released_checkpoint_is_recognised_by_its_contents(case):
 def test_detections_and_query_embeddings_agree(case):
     _, golden, model = case
     boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
-    for i, result in enumerate(model.eval().detect_and_embed(pictures(), boxes)):
+    for i, result in enumerate(model.eval().detect_and_embed(make_images(), boxes)):
         found, query = result.detections, torch.stack([person.embedding for person in result.given])
         assert golden.relative(f"det{i}_boxes", found.boxes) < 1e-4
         assert golden.difference(f"det{i}_scores", found.scores) < 1e-5
@@ -138,7 +138,7 @@ def test_one_training_step_agrees_in_losses_gradients_and_tables(case):
     float64 the queues of OIM and NAE differ from the reference's by 2e-5 to 5e-5, and which bits float32 gives depends
     on the processor. That the update itself is exact is tested with the loss alone."""
     _, golden, model = case
-    losses, norms, state = training_step(model, golden, pictures())
+    losses, norms, state = training_step(model, golden, make_images())
     assert_losses_agree(golden, losses, LOSSES)
     assert_gradients_agree(golden, norms, rename, floor=1e-3)
     for key in golden.below("after/"):

@@ -15,7 +15,7 @@ from golden_files import (
     assert_losses_agree,
     formula,
     layout,
-    pictures,
+    make_images,
     sample,
     training_step,
 )
@@ -80,7 +80,7 @@ def model(golden, tmp_path_factory):
 def found(golden, model):
     """Both pictures in one batch: each is to give what it gave by itself."""
     boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
-    return model.eval().detect_and_embed(pictures(), boxes, context=True)
+    return model.eval().detect_and_embed(make_images(), boxes, context=True)
 
 
 @pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole outputs are not beside this checkout")
@@ -90,7 +90,7 @@ def test_what_is_kept_is_a_sample_of_the_whole():
     assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
     assert np.array_equal(whole["lut"], formula().table(20, 256))
     assert np.array_equal(whole["cq_tail"], formula().table(QUEUE_ROWS, 256, 6))
-    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(pictures(), whole["rgb"], strict=True))
+    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(make_images(), whole["rgb"], strict=True))
 
 
 def test_a_released_checkpoint_is_recognised_by_its_contents(model):
@@ -145,7 +145,7 @@ def test_matching_with_the_people_beside_a_query_agrees(golden, found, k2):
 
 @pytest.fixture(scope="module")
 def step(golden, model):
-    return training_step(model, golden, pictures())
+    return training_step(model, golden, make_images())
 
 
 def test_losses_of_a_training_step_agree(golden, step):

@@ -33,7 +33,7 @@ def small(method="baseline", **settings):
     return build_model(method_settings(method, **(defaults | settings)), num_identities=5)
 
 
-def pictures():
+def make_images():
     generator = torch.Generator().manual_seed(1)
     return [torch.rand(3, *size, generator=generator) for size in [(64, 96), (50, 60)]]
 
@@ -48,7 +48,7 @@ def people(*ids):
 @pytest.mark.parametrize("reid_loss", ["oim", "softmax"])
 def test_training_step_gives_finite_losses_and_gradients(method, levels, reid_loss):
     model = small(method, levels=levels, reid_loss=reid_loss).train()
-    losses = model(pictures(), [people(0, -1), people(2)])
+    losses = model(make_images(), [people(0, -1), people(2)])
     first_head = {"detection_classification", "detection_box"} if method == "seqnet" else set()
     assert set(losses) == {"rpn_objectness", "rpn_box", "classification", "box", "reid"} | first_head
     total = sum(losses.values())
@@ -63,7 +63,7 @@ def test_training_step_gives_finite_losses_and_gradients(method, levels, reid_lo
 @pytest.mark.parametrize("method", METHODS)
 def test_detections_are_sorted_in_the_picture_and_of_unit_length(method):
     model = small(method).eval()
-    for detections, picture in zip(model(pictures()), pictures(), strict=True):
+    for detections, picture in zip(model(make_images()), make_images(), strict=True):
         assert len(detections) > 0
         assert (detections.scores.diff() <= 0).all()
         assert (detections.boxes[:, :2] >= 0).all()
@@ -75,7 +75,7 @@ def test_detections_are_sorted_in_the_picture_and_of_unit_length(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_batching_changes_nothing(method):
     model = small(method).eval()
-    one, other = pictures()
+    one, other = make_images()
     square = [one, one.flip(2)]
     together = model(square)
     for apart, joint in zip([model([p])[0] for p in square], together, strict=True):
@@ -86,7 +86,7 @@ def test_batching_changes_nothing(method):
 
 def test_embedding_only_surviving_boxes_gives_the_numbers_of_embedding_every_proposal():
     model = small("baseline", score_threshold=0.3).eval()
-    images = pictures()
+    images = make_images()
     batch = model.transform(images)
     features = FeatureMaps(model.trunk(batch.tensors), batch)
     proposals, _, _ = model.rpn.propose(batch, features.maps)
@@ -110,7 +110,7 @@ def test_embedding_only_surviving_boxes_gives_the_numbers_of_embedding_every_pro
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_found_is_an_empty_result(method):
     model = small(method, score_threshold=1.0).eval()
-    for detections in model(pictures()):
+    for detections in model(make_images()):
         assert detections.boxes.shape == (0, 4)
         assert detections.embeddings.shape[0] == 0
         assert detections.embeddings.shape[1] == {"baseline": 64}.get(method, 256)
@@ -121,7 +121,7 @@ def test_nothing_found_is_an_empty_result(method):
 @pytest.mark.parametrize("ids", [[(), ()], [(-1,), ()], [(-1, -1), (-1,)], [(3,), ()]])
 def test_batches_without_people_or_identities_train(method, reid_loss, ids):
     model = small(method, reid_loss=reid_loss).train()
-    losses = model(pictures(), [people(*who) for who in ids])
+    losses = model(make_images(), [people(*who) for who in ids])
     total = sum(losses.values())
     assert torch.isfinite(total)
     total.backward()
@@ -134,7 +134,7 @@ def test_a_batch_with_one_roi_or_none_trains_and_leaves_finite_statistics(method
     there = people(*ids)
     ignoring = Target(there.boxes, there.person_ids, torch.tensor([[0.0, 0, 96, 64]]))
     model = small(method, roi_fg_iou=1.0).train()
-    total = sum(model(pictures()[:1], [ignoring]).values())
+    total = sum(model(make_images()[:1], [ignoring]).values())
     total.backward()
     assert torch.isfinite(total)
     assert all(torch.isfinite(value).all() for value in model.buffers())
@@ -144,8 +144,8 @@ def test_a_batch_with_one_roi_or_none_trains_and_leaves_finite_statistics(method
 def test_query_embeddings_come_from_the_same_pass_and_equal_embed(method):
     model = small(method).eval()
     boxes = [torch.tensor([[5.0, 5, 30, 60]]), torch.zeros(0, 4)]
-    first, second = model.detect_and_embed(pictures(), boxes)
-    apart = model.embed(pictures(), boxes)
+    first, second = model.detect_and_embed(make_images(), boxes)
+    apart = model.embed(make_images(), boxes)
     (person,) = first.given
     assert second.given == []
     assert len(apart[1]) == 0
@@ -156,7 +156,7 @@ def test_query_embeddings_come_from_the_same_pass_and_equal_embed(method):
 def test_a_frozen_trunk_keeps_its_statistics_and_weights():
     model = small("baseline", freeze=True).train()
     before = {k: v.clone() for k, v in model.trunk.state_dict().items() if "bn" in k or "running" in k}
-    sum(model(pictures(), [people(0), people(1)]).values()).backward()
+    sum(model(make_images(), [people(0), people(1)]).values()).backward()
     assert model.trunk.conv1.weight.grad is None
     assert model.trunk.layer1[0].bn1.weight.grad is None
     assert model.trunk.layer1[0].conv1.weight.grad is not None
@@ -186,11 +186,11 @@ def test_a_plug_ins_loss_says_itself_whether_people_without_identity_train_it(sa
         Mine.uses_unlabelled = says
     monkeypatch.setitem(losses._registered, "mine", Silent if says is None else Mine)
     model = small(reid_loss="mine").train()
-    model(pictures(), [people(2, -1), people(3, -1)])
+    model(make_images(), [people(2, -1), people(3, -1)])
     assert set(seen[0].tolist()) == expected
     if says is False:
         built_in = small(reid_loss="softmax").train()
-        built_in(pictures(), [people(2, -1), people(3, -1)])
+        built_in(make_images(), [people(2, -1), people(3, -1)])
         assert built_in.metrics["reid_rois"] == model.metrics["reid_rois"]
 
 
@@ -207,7 +207,7 @@ def test_a_loss_that_asks_for_it_is_told_how_well_every_roi_lies_on_its_person(m
 
     monkeypatch.setitem(losses._registered, "told", Told)
     model = small(method, reid_loss="told").train()
-    model(pictures(), [people(0, 3), people()])
+    model(make_images(), [people(0, 3), people()])
     ((labels, overlaps),) = told
     assert labels.shape == overlaps.shape
     assert (overlaps[labels >= 0] >= 0.5).all()
@@ -233,7 +233,7 @@ def test_reid_parameters_are_the_reid_head_of_the_baseline_and_nothing_of_the_ot
 def test_sampled_rois_are_kept_for_display_on_request():
     model = small("baseline").train()
     model.keep_samples = True
-    model(pictures(), [people(0, -1), people()])
+    model(make_images(), [people(0, -1), people()])
     (boxes, labels), (_, other) = model.samples
     assert boxes.shape == (len(labels), 4)
     assert {0, -1, -2} == set(labels.tolist())
@@ -245,12 +245,12 @@ def test_features_that_are_not_finite_end_as_a_loss_that_is_not(method):
     model = small(method).train()
     with torch.no_grad():
         model.trunk.bn1.weight.fill_(torch.nan)
-    assert not torch.isfinite(sum(model(pictures(), [people(0), people(1)]).values()))
+    assert not torch.isfinite(sum(model(make_images(), [people(0), people(1)]).values()))
 
 
 def test_training_without_targets_is_refused():
     with pytest.raises(ValueError, match="target"):
-        small().train()(pictures())
+        small().train()(make_images())
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "resnet101"])
@@ -266,7 +266,7 @@ def test_adding_nobody_to_ignore_changes_nothing_but_regions_do():
     ignoring = Target(NOBODY.boxes, NOBODY.person_ids, torch.tensor([[0.0, 0, 96, 64]]))
     model = small("baseline").train()
     model.keep_samples = True
-    model(pictures()[:1], [NOBODY])
+    model(make_images()[:1], [NOBODY])
     assert len(model.samples[0][1]) > 0
-    model(pictures()[:1], [ignoring])
+    model(make_images()[:1], [ignoring])
     assert len(model.samples[0][1]) == 0

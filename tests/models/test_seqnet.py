@@ -22,22 +22,22 @@ def small(**settings: object) -> SeqNet:
 
 
 @pytest.fixture
-def pictures() -> list[Tensor]:
+def images() -> list[Tensor]:
     draw = torch.Generator().manual_seed(1)
     return [torch.rand(3, 64, 96, generator=draw) for _ in range(3)]
 
 
-def test_a_batch_gives_what_single_pictures_give_though_some_hold_nobody(pictures: list[Tensor]) -> None:
+def test_a_batch_gives_what_single_pictures_give_though_some_hold_nobody(images: list[Tensor]) -> None:
     """The first head finds nobody in all pictures but one; the others neither lend it people nor take any."""
-    best = torch.tensor([float(found.scores.max()) for found in small().eval()(pictures)])
+    best = torch.tensor([float(found.scores.max()) for found in small().eval()(images)])
     order = best.argsort(descending=True)
     between = float(best[order[:2]].mean())
     model = small(first_score_threshold=between).eval()
     boxes = [torch.tensor([[5.0, 5, 30, 60]]), torch.zeros(0, 4), torch.tensor([[40.0, 2, 70, 60], [1, 1, 20, 50]])]
-    together = model.detect_and_embed(pictures, boxes, context=True)
+    together = model.detect_and_embed(images, boxes, context=True)
     found = [len(result.detections) for result in together]
     assert [number > 0 for number in found] == [i == int(order[0]) for i in range(3)]
-    for picture, own, joint in zip(pictures, boxes, together, strict=True):
+    for picture, own, joint in zip(images, boxes, together, strict=True):
         (alone,) = model.detect_and_embed([picture], [own], context=True)
         for one, other in (
             (alone.detections, joint.detections),
@@ -50,7 +50,7 @@ def test_a_batch_gives_what_single_pictures_give_though_some_hold_nobody(picture
             torch.testing.assert_close(person.embedding, same.embedding, atol=1e-4, rtol=1e-3)
 
 
-def test_the_second_head_trains_on_what_the_first_made_of_its_rois(pictures: list[Tensor]) -> None:
+def test_the_second_head_trains_on_what_the_first_made_of_its_rois(images: list[Tensor]) -> None:
     model = small(roi_batch_per_image=20).train()
     given: list[list[Tensor]] = []
     choose = model.sample_detections.__call__
@@ -58,12 +58,12 @@ def test_the_second_head_trains_on_what_the_first_made_of_its_rois(pictures: lis
     model.keep_samples = True
     people = [
         Target(torch.tensor([[5.0, 8, 20, 45]]), torch.tensor([i]), torch.zeros(0, 4), seed=i)
-        for i in range(len(pictures))
+        for i in range(len(images))
     ]
     with torch.no_grad():
         model.bbox_pred.weight.zero_()
         model.bbox_pred.bias.copy_(torch.tensor([9.0, 9, 9, 9, 1, 0, 0, 0]))
-    model(pictures, people)
+    model(images, people)
     for (sampled, _), moved in zip(model.samples, given[0], strict=True):
         # By a tenth of the width to the right, and no further than the picture.
         shift = (sampled[:, 2] - sampled[:, 0]) / 10
@@ -72,12 +72,12 @@ def test_the_second_head_trains_on_what_the_first_made_of_its_rois(pictures: lis
         assert not moved.requires_grad
 
 
-def test_its_stem_alone_is_frozen_and_normalises_by_the_batch(pictures: list[Tensor]) -> None:
+def test_its_stem_alone_is_frozen_and_normalises_by_the_batch(images: list[Tensor]) -> None:
     model = small(freeze=True).train()
     still = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert still == {"trunk.conv1.weight", "trunk.bn1.weight", "trunk.bn1.bias"}
     before = model.trunk.bn1.running_mean.clone()
-    model(pictures[:1], [Target(torch.tensor([[5.0, 8, 20, 45]]), torch.tensor([0]), torch.zeros(0, 4))])
+    model(images[:1], [Target(torch.tensor([[5.0, 8, 20, 45]]), torch.tensor([0]), torch.zeros(0, 4))])
     assert not torch.equal(model.trunk.bn1.running_mean, before)
 
 

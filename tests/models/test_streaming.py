@@ -93,7 +93,7 @@ def numbers(results: Iterator[ImageResult]) -> list[int]:
     return [round(float(result.detections.embeddings)) for result in results]
 
 
-def pictures(*sizes: tuple[int, int]) -> list[Tensor]:
+def make_images(*sizes: tuple[int, int]) -> list[Tensor]:
     draw = torch.Generator().manual_seed(1)
     return [torch.randint(0, 256, (3, *size), generator=draw, dtype=torch.uint8) for size in sizes]
 
@@ -140,7 +140,7 @@ def test_a_result_is_handed_out_before_the_next_image_is_there(brightness: Brigh
 
 
 def test_it_finds_what_the_model_finds(model: PersonSearchModel) -> None:
-    images = pictures((64, 96), (80, 64), (64, 80), (96, 96), (64, 64))
+    images = make_images((64, 96), (80, 64), (64, 80), (96, 96), (64, 64))
     boxes = [torch.tensor([[4.0, 4, 30, 50], [10, 8, 40, 60]])[: number % 3] for number in range(5)]
     found = list(detections_of(model, iter(images), batch_size=2, with_boxes=iter(boxes), context=True))
     for start in range(0, 5, 2):
@@ -162,7 +162,7 @@ def assert_same(ours: ImageResult, theirs: ImageResult) -> None:
 
 
 def test_embedding_alone_detects_nobody(model: PersonSearchModel) -> None:
-    images = pictures((64, 96), (64, 96))
+    images = make_images((64, 96), (64, 96))
     boxes = [torch.zeros(0, 4), torch.tensor([[4.0, 4, 30, 50]])]
     nobody, one = detections_of(model, images, with_boxes=boxes, detect=False)
     expected = model.embed(images, boxes)[1]
@@ -180,12 +180,12 @@ def test_results_hold_no_gradient(brightness: Brightness) -> None:
 
 def test_batches_of_one_size_begin_anew_with_another_and_at_every_whole_number(brightness: Brightness) -> None:
     a, b = (8, 8), (8, 12)
-    list(detections_of(brightness, pictures(a, a, b, b, b, b, a), batch_size=3, same_size_batches=True))
+    list(detections_of(brightness, make_images(a, a, b, b, b, b, a), batch_size=3, same_size_batches=True))
     assert brightness.batches == [[a, a], [b], [b, b, b], [a]]
 
 
 def test_among_images_of_one_size_each_gives_what_it_gives_alone(model: PersonSearchModel) -> None:
-    images = pictures((64, 96), (64, 96), (64, 96), (96, 64), (96, 64), (64, 96))
+    images = make_images((64, 96), (64, 96), (64, 96), (96, 64), (96, 64), (64, 96))
     alone = [model([image])[0] for image in images]
 
     def furthest(*, same_size_batches: bool) -> float:

@@ -20,7 +20,7 @@ from person_search.data.notes import Notes
 from person_search.data.scene import Boxes
 from person_search.errors import DataError, UsageError
 from person_search.models.building import build_model
-from person_search.visualize.folder_search import FolderRanking, parse_box, pictures_in, search_folder
+from person_search.visualize.folder_search import FolderRanking, images_in, parse_box, search_folder
 
 BOX = np.array([10, 8, 28, 50], np.float32)
 
@@ -56,9 +56,7 @@ def gallery(tmp_path: Path) -> Path:
 def search(checkpoint: Path, gallery: Path, **options: object) -> FolderRanking:
     query = gallery / "a.jpg"
     settings: dict = {"top": 7, "score_threshold": 0.0, "batch_size": 2} | options
-    return search_folder(
-        load_model(checkpoint), read_image(query), BOX, pictures_in(gallery, without=query), **settings
-    )
+    return search_folder(load_model(checkpoint), read_image(query), BOX, images_in(gallery, without=query), **settings)
 
 
 def test_the_most_similar_people_of_all_readable_pictures_come_first(checkpoint: Path, gallery: Path) -> None:
@@ -165,7 +163,7 @@ def test_a_folder_holds_nothing_but_the_query(gallery: Path, tmp_path: Path) -> 
     lonely.mkdir()
     (lonely / "q.png").write_bytes((gallery / "c.png").read_bytes())
     with pytest.raises(DataError, match="besides the query's own"):
-        pictures_in(lonely, without=lonely / "q.png")
+        images_in(lonely, without=lonely / "q.png")
 
 
 def test_what_a_folder_holds_besides_is_told_by_kind(gallery: Path, tmp_path: Path) -> None:
@@ -175,7 +173,7 @@ def test_what_a_folder_holds_besides_is_told_by_kind(gallery: Path, tmp_path: Pa
     (gallery / "elsewhere").symlink_to(tmp_path)
     (gallery / "gone.jpg").symlink_to(tmp_path / "gone.jpg")
     notes = Notes()
-    names = [path.relative_to(gallery).as_posix() for path in pictures_in(gallery, notes=notes)]
+    names = [path.relative_to(gallery).as_posix() for path in images_in(gallery, notes=notes)]
     assert names == ["a.jpg", "b.JPG", "c.png", "e.png", "f.jpg", "inner/d.jpg"]
     (line,) = notes.lines()
     told, _, advice = line.removeprefix(f"'{gallery}': left out, by kind: ").partition("; ")
@@ -187,7 +185,7 @@ def test_what_a_folder_holds_besides_is_told_by_kind(gallery: Path, tmp_path: Pa
 
 def test_a_folder_of_pictures_alone_has_nothing_to_tell(gallery: Path) -> None:
     notes = Notes()
-    assert pictures_in(gallery / "inner", notes=notes) == [gallery / "inner" / "d.jpg"]
+    assert images_in(gallery / "inner", notes=notes) == [gallery / "inner" / "d.jpg"]
     assert notes.lines() == ()
 
 
@@ -195,7 +193,7 @@ def test_a_folder_of_pictures_alone_has_nothing_to_tell(gallery: Path) -> None:
 def test_pictures_of_other_formats_are_searched(gallery: Path, name: str) -> None:
     picture = PIL.Image.open(gallery / "a.jpg")
     picture.save(gallery / "inner" / name, format="JPEG" if name == "h.jfif" else None)
-    assert gallery / "inner" / name in pictures_in(gallery)
+    assert gallery / "inner" / name in images_in(gallery)
     assert read_image(gallery / "inner" / name).shape == (3, 64, 96)
 
 
@@ -207,6 +205,6 @@ def test_boxes_are_read_as_corners() -> None:
 
 
 def test_pictures_come_from_inner_folders_too(gallery: Path) -> None:
-    names = [path.relative_to(gallery).as_posix() for path in pictures_in(gallery)]
+    names = [path.relative_to(gallery).as_posix() for path in images_in(gallery)]
     assert names == ["a.jpg", "b.JPG", "c.png", "e.png", "f.jpg", "inner/d.jpg"]
     assert isinstance(read_image(gallery / "inner" / "d.jpg"), Tensor)

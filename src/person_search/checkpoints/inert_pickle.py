@@ -26,7 +26,7 @@ HARMLESS_LIBRARY = {
 }  # fmt: skip
 """Of the standard library, what objects in a training state are made of. A file that names more wants more."""
 REFUSED_BUILTINS = {"eval", "exec", "compile", "open", "__import__", "input", "breakpoint", "setattr", "delattr"}
-MOST_NAMES = 500
+MAX_NAMES = 500
 """A file that names more classes than this is refused: it is read once more for each."""
 
 
@@ -75,7 +75,7 @@ def load_inert(path: Path) -> Any:
     """
     check_torch_file(path)
     names: set[str] = set()
-    while len(names) <= MOST_NAMES:
+    while len(names) <= MAX_NAMES:
         try:
             with torch.serialization.safe_globals([(Inert, name) for name in names]):
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -97,7 +97,7 @@ def load_inert(path: Path) -> Any:
         except Exception as error:  # whatever the bytes lead the reader to: it promises no kind of error for them
             raise CheckpointError(f"checkpoint '{path}' is cut short or damaged: {_gist(error)}") from None
     raise CheckpointError(
-        f"checkpoint '{path}' is refused: it names more than {MOST_NAMES} classes, as no file of weights does; "
+        f"checkpoint '{path}' is refused: it names more than {MAX_NAMES} classes, as no file of weights does; "
         "nothing of it was executed"
     )
 

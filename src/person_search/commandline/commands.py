@@ -243,7 +243,7 @@ def run_visualization(
     image = read_image(query)
     search.check_inside(corners, image)
     notes = Notes()
-    pictures = search.pictures_in(gallery, without=query, notes=notes)
+    images = search.images_in(gallery, without=query, notes=notes)
     print_notes(notes.lines())
     model = load_for_test(checkpoint, config, **overrides).model
     with progress_bar("searching") as progress:
@@ -251,7 +251,7 @@ def run_visualization(
             model,
             image,
             corners,
-            pictures,
+            images,
             top=top,
             score_threshold=config.evaluation.search_threshold,
             cws=config.evaluation.cws,
@@ -265,7 +265,7 @@ def run_visualization(
     console.print(hits_table(ranking.hits, gallery))
     console.print(
         f"wrote {out}: the {len(ranking.hits)} most similar of {ranking.people} people in "
-        f"{len(pictures) - len(ranking.unreadable)} pictures",
+        f"{len(images) - len(ranking.unreadable)} pictures",
         soft_wrap=True,
     )
 

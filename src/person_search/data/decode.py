@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from person_search.data.image_header import RefusedImageError, opened, read_header
+from person_search.data.image_header import RefusedImageError, open_image, read_header
 from person_search.data.unreadable import unreadable
 
 
@@ -36,7 +36,7 @@ def _decoded(data: NDArray[np.uint8]) -> Tensor:
         # Three times as fast as Pillow, to the same numbers; for other formats there is little between them.
         pixels = decode_jpeg(torch.from_numpy(data), mode=ImageReadMode.RGB)
         return _turned(pixels, header.orientation)
-    with opened(io.BytesIO(data.data)) as image:
+    with open_image(io.BytesIO(data.data)) as image:
         image.load()
         if header.format == "TIFF":
             # Some versions of Pillow have turned the pixels by now, and some have not.

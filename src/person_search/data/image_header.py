@@ -26,10 +26,10 @@ FORMATS = {
 }
 """Formats that are read, by Pillow's names, and the endings of their files."""
 
-PICTURE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """Endings, in lower case, of files that are taken for pictures wherever pictures are looked for by name."""
 
-MOST_PIXELS = 10**9
+MAX_PIXELS = 10**9
 """Pictures with more are refused: their pixels alone would take 3 GB, mostly because a header is damaged."""
 
 ORIENTATION = 0x0112
@@ -48,41 +48,41 @@ class Header:
 
     Attributes:
         format: a key of ``FORMATS``, or MPO: several JPEG pictures in one file.
-        stored: (width, height) in pixels as stored.
+        stored_size: (width, height) in pixels as stored.
         orientation: EXIF's, 1 to 8; 1 where there is none, from 5 on width and height change places.
     """
 
     format: str
-    stored: tuple[int, int]
+    stored_size: tuple[int, int]
     orientation: int
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels of the picture as it is seen."""
-        width, height = self.stored
+        width, height = self.stored_size
         return (height, width) if self.orientation >= 5 else (width, height)
 
 
 def read_header(file: BinaryIO) -> Header:
     """The header of the picture in ``file``.
 
-    Raises RefusedImageError for more than ``MOST_PIXELS``, and whatever Pillow raises for data that is no picture.
+    Raises RefusedImageError for more than ``MAX_PIXELS``, and whatever Pillow raises for data that is no picture.
     """
-    with opened(file) as image:
+    with open_image(file) as image:
         # Newer versions of Pillow turn the size of a TIFF file, and older ones do not.
         stored = (image.tag_v2[256], image.tag_v2[257]) if isinstance(image, TiffImageFile) else image.size
         header = Header(str(image.format), stored, _orientation(image, file))
     width, height = stored
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise RefusedImageError(
-            f"it has {width} x {height} pixels, and at most {MOST_PIXELS:,} are read; make it smaller or remove it"
+            f"it has {width} x {height} pixels, and at most {MAX_PIXELS:,} are read; make it smaller or remove it"
         )
     return header
 
 
 @contextmanager
-def opened(file: BinaryIO) -> Iterator[Image.Image]:
-    """The picture in ``file``, opened by Pillow whatever its size; ``MOST_PIXELS`` is the limit here."""
+def open_image(file: BinaryIO) -> Iterator[Image.Image]:
+    """Open the image in ``file`` with Pillow, whatever its size; ``MAX_PIXELS`` is the limit here."""
     with _LIMIT, Image.open(file, formats=tuple(FORMATS)) as image:
         yield image
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from person_search.data.grouping import aspect_group, in_groups
-from person_search.data.picture_sizes import check_decoded
 from person_search.data.scene import Boxes, Scene, Split
+from person_search.data.size_checks import check_decoded
 from person_search.data.target import Target
 from person_search.data.unreadable import UnreadableImageError
 from person_search.data.workers import Batches

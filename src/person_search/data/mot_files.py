@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from person_search.data.image_header import PICTURE_SUFFIXES
+from person_search.data.image_header import IMAGE_SUFFIXES
 from person_search.data.notes import Notes
 from person_search.errors import DataError
 
@@ -226,7 +226,7 @@ def _frames(folder: Path, ending: str, notes: Notes) -> list[tuple[int, str]]:
     others: list[str] = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         stem, suffix = os.path.splitext(entry.name)
-        if stem.isdecimal() and suffix.lower() in {ending, *PICTURE_SUFFIXES} and entry.is_file():
+        if stem.isdecimal() and suffix.lower() in {ending, *IMAGE_SUFFIXES} and entry.is_file():
             found.setdefault(int(stem), []).append(entry.name)
         elif not entry.name.startswith(".") and entry.name.lower() not in SYSTEM_FILES:
             others.append(entry.name)

@@ -8,9 +8,9 @@ from typing import get_args
 
 from person_search.config import DataConfig
 from person_search.data.catalogue import notes_of, open_split
-from person_search.data.picture_sizes import compare_sizes
 from person_search.data.scene import Dataset, Split, SplitName
 from person_search.data.settings import PrwSettings
+from person_search.data.size_checks import compare_sizes
 from person_search.errors import DataError, UsageError
 
 

@@ -16,8 +16,8 @@ import torch
 from person_search.checkpoints.loading import StoredModel, load_stored
 from person_search.config import Config
 from person_search.data.catalogue import notes_of, open_dataset
-from person_search.data.picture_sizes import check_sizes
 from person_search.data.scene import Dataset, Protocol, Split
+from person_search.data.size_checks import check_sizes
 from person_search.errors import PersonSearchError, UsageError
 from person_search.evaluation.chance import random_ranking
 from person_search.evaluation.files import EVALUATION, refuse_others, write_evaluation

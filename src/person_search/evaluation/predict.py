@@ -93,7 +93,7 @@ def _stream(
     batches = scene_batches(split, batch_size=settings.eval_batch_size, workers=config.data.workers, scenes=share)
     return detections_of(
         model,
-        _pictures(split, batches, boxes),
+        _images(split, batches, boxes),
         batch_size=settings.eval_batch_size,
         with_boxes=map(torch.from_numpy, boxes),
         context=settings.cbgm and not settings.use_gt_boxes,
@@ -103,7 +103,7 @@ def _stream(
     )
 
 
-def _pictures(
+def _images(
     split: Split, batches: Iterator[tuple[list[Tensor], list[int]]], boxes: Sequence[Boxes]
 ) -> Iterator[Tensor]:
     """The images one by one. Raises DataError where one of the ``boxes``, (n, 4) per image, lies outside it."""

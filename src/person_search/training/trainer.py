@@ -15,8 +15,8 @@ from person_search.checkpoints.checkpoint import (
 from person_search.checkpoints.loading import find_checkpoint, open_checkpoint
 from person_search.config import Config, with_settings
 from person_search.data.catalogue import notes_of, open_dataset
-from person_search.data.picture_sizes import check_sizes
 from person_search.data.scene import Dataset, Split
+from person_search.data.size_checks import check_sizes
 from person_search.data.workers import lost_workers_named
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model

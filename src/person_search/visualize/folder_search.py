@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from person_search.data.decode import read_image
-from person_search.data.image_header import PICTURE_SUFFIXES
+from person_search.data.image_header import IMAGE_SUFFIXES
 from person_search.data.notes import Notes
 from person_search.data.scene import Boxes
 from person_search.data.unreadable import UnreadableImageError
@@ -56,7 +56,7 @@ class FolderRanking:
     unreadable: list[DataError] = field(default_factory=list)
 
 
-def pictures_in(folder: Path, *, without: Path | None = None, notes: Notes | None = None) -> list[Path]:
+def images_in(folder: Path, *, without: Path | None = None, notes: Notes | None = None) -> list[Path]:
     """The pictures in ``folder`` and the folders in it, by name; the file ``without`` is left out.
 
     ``notes`` is told what else is there, by kind: files that are not read, hidden pictures, links to folders, and
@@ -72,7 +72,7 @@ def pictures_in(folder: Path, *, without: Path | None = None, notes: Notes | Non
         for name in files:
             path = Path(place, name)
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            if path.suffix.lower() not in PICTURE_SUFFIXES:
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
                 # What systems hide in folders (.DS_Store) nobody put there to be searched.
                 left_out[path.suffix.lower() or "without an ending"] += not hidden
             elif hidden:
@@ -86,7 +86,7 @@ def pictures_in(folder: Path, *, without: Path | None = None, notes: Notes | Non
     if not found:
         besides = " besides the query's own" if without is not None else ""
         raise DataError(
-            f"no pictures in '{folder}'{besides}; expected {', '.join(PICTURE_SUFFIXES)} files there, "
+            f"no pictures in '{folder}'{besides}; expected {', '.join(IMAGE_SUFFIXES)} files there, "
             f"found {others or 'nothing'}"
         )
     if others and notes is not None:
@@ -121,7 +121,7 @@ def search_folder(
     model: PersonSearchModel,
     query: Tensor,
     box: Boxes,
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     *,
     top: int,
     score_threshold: float,
@@ -129,18 +129,18 @@ def search_folder(
     batch_size: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> FolderRanking:
-    """The ``top`` people of ``pictures`` most similar to the one in ``box`` of ``query``.
+    """The ``top`` people of ``images`` most similar to the one in ``box`` of ``query``.
 
     Args:
         model: in evaluation mode, on the device to use.
         query: (3, H, W) uint8 RGB.
         box: (4,) xyxy, pixels of ``query``.
-        pictures: files; one that cannot be read is noted and left out.
+        images: files; one that cannot be read is noted and left out.
         top: hits kept, at least 1; equally similar ones in the order of the files.
         score_threshold: detections below this score are left out.
         cws: similarities count times the score (confidence-weighted similarity).
-        batch_size: pictures in one pass.
-        progress: called with the pictures done and their number.
+        batch_size: images in one pass.
+        progress: called with the images done and their number.
 
     Raises DataError when no picture can be read, or nobody is found in any.
     """
@@ -148,7 +148,7 @@ def search_folder(
     wanted = next(asked).given[0].embedding.double()
     ranking = FolderRanking()
     read: deque[Path] = deque()
-    with detections_of(model, _readable(pictures, read, ranking.unreadable), batch_size=batch_size) as results:
+    with detections_of(model, _readable(images, read, ranking.unreadable), batch_size=batch_size) as results:
         for number, result in enumerate(results, start=1):
             path, found = read.popleft(), result.detections
             embeddings = found.embeddings * found.scores[:, None] if cws else found.embeddings
@@ -159,12 +159,12 @@ def search_folder(
             ranking.people += len(kept)
             ranking.hits = heapq.nsmallest(top, [*ranking.hits, *kept], key=lambda hit: -hit.similarity)
             if progress:
-                progress(number + len(ranking.unreadable), len(pictures))
-    if len(ranking.unreadable) == len(pictures):
-        raise DataError(f"none of {len(pictures)} pictures can be read; the first: {ranking.unreadable[0]}")
+                progress(number + len(ranking.unreadable), len(images))
+    if len(ranking.unreadable) == len(images):
+        raise DataError(f"none of {len(images)} pictures can be read; the first: {ranking.unreadable[0]}")
     if not ranking.hits:
         raise DataError(
-            f"nobody found in {len(pictures)} pictures at a score of {score_threshold:g}; lower --search-threshold"
+            f"nobody found in {len(images)} pictures at a score of {score_threshold:g}; lower --search-threshold"
         )
     return ranking
 

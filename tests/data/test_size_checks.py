@@ -14,8 +14,8 @@ from person_search.commandline.commands import run_info
 from person_search.config import Config, with_settings
 from person_search.data.catalogue import open_dataset, open_split
 from person_search.data.loading import TrainingOrder, scene_batches, training_batches
-from person_search.data.picture_sizes import SAMPLE, check_sizes, compare_sizes
 from person_search.data.scene import Scene, Split, as_boxes
+from person_search.data.size_checks import SAMPLE, check_sizes, compare_sizes
 from person_search.errors import DataError
 from person_search.evaluation.evaluate import predict_split
 
@@ -80,7 +80,9 @@ def test_a_long_split_is_looked_at_from_first_to_last(tmp_path: Path) -> None:
     assert compare_sizes(split_of(tmp_path, [])).looked_at == 0
 
 
-def test_info_and_evaluation_refuse_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_and_evaluation_refuse_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tmp_path / "0.png", 20, 12)
     image = {"id": 1, "file_name": "0.png", "width": 40, "height": 24}
     annotations = [{"image_id": 1, "bbox": [1, 1, 5, 5], "person_id": 3}]
@@ -90,5 +92,8 @@ def test_info_and_evaluation_refuse_them(tmp_path: Path, capsys: pytest.CaptureF
         run_info(config)
     assert "identities" in capsys.readouterr().out
     split = open_split(open_dataset(config.data), "test")
+    model = Mock()
+    monkeypatch.setattr("person_search.evaluation.evaluate.predict", model)
     with pytest.raises(DataError, match=r"say 40 x 24.*1 of the 1 test pictures looked at"):
-        predict_split(Mock(), split, config)
+        predict_split(model, split, config)
+    model.assert_not_called()

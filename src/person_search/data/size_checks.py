@@ -1,4 +1,4 @@
-"""Whether pictures have the size that their annotations give them: boxes of other pictures train and score nonsense."""
+"""Whether images have the size that their annotations give them: boxes of other images train and score nonsense."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _contradiction(path: Path, scene: Scene, seen: tuple[int, int]) -> str:
     # A picture may lie in something else than a picture file, such as a video; then it has no rotation either.
     with contextlib.suppress(Exception), path.open("rb") as file:
         header = read_header(file)
-    if header is not None and header.orientation >= 5 and header.stored == declared:
+    if header is not None and header.orientation >= 5 and header.stored_size == declared:
         return (
             f"{text}the boxes seem to be in stored pixels, before the EXIF rotation that the picture is seen with; "
             "turn the boxes, or store the picture turned and annotate that"
