@@ -25,9 +25,9 @@ from person_search.errors import PersonSearchError
 from person_search.evaluation.predict import predict
 from person_search.models.building import build_model
 from person_search.models.person_search_model import PersonSearchModel
-from person_search.runtime.companions import leave_group
 from person_search.runtime.distributed import all_gather_object, average_statistics, rank, world_size
 from person_search.runtime.fabric import start_fabric
+from person_search.runtime.launch import leave_group
 from person_search.training import run as training_run
 from person_search.training import trainer
 from person_search.training.step import TrainingStep

@@ -41,7 +41,7 @@ def wait_for_step(process: subprocess.Popen[bytes], run_dir: Path, step: int) ->
 
 @pytest.fixture
 def running(tmp_path: Path):
-    """A training of two processes under way, its second process's id, and its folder."""
+    """A training of two ranks under way: its launcher, the ranks' ids, and its folder."""
     run_dir, data = tmp_path / "a run", write_coco(tmp_path / "data")
     config = tiny_config(
         run_dir, dataset="coco", data_root=data, devices=2, max_epochs=10_000, checkpoint_every=1, batch_size=1
@@ -49,22 +49,38 @@ def running(tmp_path: Path):
     (tmp_path / "run.yaml").write_text(to_yaml(config))
     command = [sys.executable, "-m", "person_search", "train", "--config", str(tmp_path / "run.yaml")]
     with open(tmp_path / "messages", "w") as messages:
-        first = subprocess.Popen(command, env=ENVIRONMENT, stdout=messages, stderr=messages)
+        launcher = subprocess.Popen(command, env=ENVIRONMENT, stdout=messages, stderr=messages)
     try:
-        wait_for_step(first, run_dir, 1)
-        (second,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
-        yield first, int(second), tmp_path
+        wait_for_step(launcher, run_dir, 1)
+        ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        assert len(ranks) == 2
+        yield launcher, [int(number) for number in ranks], tmp_path
     finally:
-        first.kill()
-        first.wait()
+        launcher.kill()
+        launcher.wait()
 
 
-def test_the_first_process_says_that_another_died(running) -> None:
-    first, second, folder = running
+def said(folder: Path) -> str:
+    """The one line that is no progress."""
+    (message,) = (line for line in (folder / "messages").read_text().splitlines() if not line.startswith("training"))
+    return message
+
+
+def has_ended(number: int) -> bool:
+    """Whether a process is no more, or only waits for its end to be noticed."""
+    try:
+        return not Path(f"/proc/{number}/cmdline").read_bytes()
+    except OSError:
+        return True
+
+
+def test_the_launcher_says_that_a_rank_died(running) -> None:
+    launcher, (first, second), folder = running
     os.kill(second, signal.SIGKILL)
-    assert first.wait(timeout=300) == 1
-    (message,) = (line for line in (folder / "messages").read_text().splitlines() if line.startswith("error:"))
-    assert "process 1 of this run ended by SIGKILL" in message
+    assert launcher.wait(timeout=300) == 1
+    assert has_ended(first)
+    message = said(folder)
+    assert message.startswith("error: process 1 of this run ended by SIGKILL")
     taken = read_checkpoint(folder / "a run" / LAST).training["position"]["step"]
     assert taken >= 1
     command = message.partition("continue with: ")[2]
@@ -80,27 +96,33 @@ def test_the_first_process_says_that_another_died(running) -> None:
         again.wait()
 
 
-STUCK = """
-import subprocess, sys, time
-from person_search.runtime.companions import Watch
-
-child = [subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])] if sys.argv[1] == "first" else []
-Watch(child).start()
-print("watching", flush=True)
-time.sleep(600)
-"""
+def test_a_launcher_that_is_told_to_stop_lets_the_ranks_write_a_checkpoint(running) -> None:
+    launcher, ranks, folder = running
+    launcher.terminate()
+    assert launcher.wait(timeout=300) == 143
+    assert all(has_ended(number) for number in ranks)
+    assert said(folder).startswith("error: stopped after step")
 
 
-def test_a_process_that_waits_for_a_lost_one_for_ever_is_ended() -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    pipes = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    first = subprocess.Popen([sys.executable, "-c", STUCK, "first"], **pipes)
-    # A shell that does not become its command, so that killing it leaves the second process without its first.
-    shell = subprocess.Popen(["sh", "-c", '"$@"; true', "sh", sys.executable, "-c", STUCK, "second"], **pipes)
-    assert shell.stdout.readline() == "watching\n"
-    shell.kill()
-    (message,) = first.communicate(timeout=300)[1].splitlines()
-    assert first.returncode == 1
-    assert "process 1 of this run ended with exit code 3" in message
-    (message,) = shell.communicate(timeout=300)[1].splitlines()
-    assert "process 0 of this run ended" in message
+def test_ranks_stop_when_their_launcher_is_killed(running) -> None:
+    launcher, ranks, folder = running
+    launcher.kill()
+    limit = time.monotonic() + 60
+    while not all(has_ended(number) for number in ranks):
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+    assert said(folder).startswith("error: stopped after step")
+
+
+def test_what_stops_all_ranks_is_said_once(tmp_path: Path) -> None:
+    data = write_coco(tmp_path / "data")
+    for picture in (data / "images").glob("train*"):
+        picture.write_bytes(b"no picture")
+    config = tiny_config(tmp_path / "run", dataset="coco", data_root=data, devices=2)
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    command = [sys.executable, "-m", "person_search", "train", "--config", str(tmp_path / "run.yaml")]
+    ended = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 1
+    (message,) = ended.stderr.splitlines()
+    assert message.startswith("error: ")
+    assert ".jpg" in message

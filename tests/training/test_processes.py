@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from person_search.config import TrainingConfig
-from person_search.errors import DataError, UsageError
-from person_search.runtime import companions, processes, stopping
-from person_search.runtime.distributed import raise_on_all_ranks
+from person_search.errors import UsageError
+from person_search.runtime import processes, stopping
 from person_search.runtime.processes import device_kind, process_counts
 from person_search.runtime.stopping import stop_on_signals
 
@@ -95,22 +94,3 @@ def test_the_first_signal_asks_and_the_second_ends(number: int) -> None:
 
 def test_an_interrupted_run_has_the_exit_code_of_the_shell() -> None:
     assert stopping.InterruptedRunError.exit_code == 130
-
-
-@pytest.mark.parametrize(("agreed", "left"), [(True, []), (False, [companions.leave_group])])
-def test_only_an_error_of_all_processes_leaves_the_group_in_order(
-    monkeypatch: pytest.MonkeyPatch, agreed: bool, left: list[object]
-) -> None:
-    forgotten: list[object] = []
-    monkeypatch.setattr(companions.atexit, "unregister", forgotten.append)
-    error = DataError("unreadable")
-
-    def fail() -> None:
-        if agreed:
-            raise_on_all_ranks(error)
-        raise error
-
-    with pytest.raises(DataError) as raised, companions.losses_named():
-        fail()
-    assert raised.value.agreed == agreed
-    assert forgotten == left

@@ -30,8 +30,8 @@ from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.registry import import_modules
-from person_search.runtime.companions import losses_named
 from person_search.runtime.distributed import all_gather_object, errors_on_all_ranks, rank
+from person_search.runtime.launch import name_lost_ranks
 from person_search.runtime.processes import start_for_test
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,8 @@ def load_for_test(checkpoint: str | Path, config: Config, **overrides: Any) -> S
             f"'{min(clash)}' is no model setting; where to run is said by with_settings(config, device=...)"
         )
     import_modules(config.data.plugins)
-    device = start_for_test(config.training)
+    with name_lost_ranks():
+        device = start_for_test(config.training)
     stored = load_stored(checkpoint, device=device, **overrides)
     accelerate(stored.model, config.training)
     return stored
@@ -97,10 +98,10 @@ def predict_split(
 
     Processes share the work; all but the first get None.
     """
-    with losses_named(), errors_on_all_ranks():
+    with name_lost_ranks(), errors_on_all_ranks():
         if rank() == 0:
             check_sizes(split)
-    with losses_named():
+    with name_lost_ranks():
         return predict(model, split, config, progress=progress)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 from inspect import signature
 from typing import Any
 
@@ -14,7 +15,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from person_search.config import TrainingConfig
-from person_search.runtime.companions import leave_group, start_companions
+from person_search.runtime.launch import end_with_launcher, launch, leave_group
 from person_search.runtime.processes import device_kind, process_counts, started_by_launcher
 
 # Every process would tell of every process.
@@ -31,7 +32,8 @@ BUFFERS = next(
 def start_fabric(config: TrainingConfig) -> tuple[Any, torch.amp.GradScaler | None]:
     """A launched Fabric and the loss scaler of float16 (else None). Raises UsageError before any process starts.
 
-    Other processes of this machine are started unless a launcher did; they run this program from its beginning.
+    Where several processes are wanted and no launcher started this one, it becomes their launcher and does not return:
+    they run this program from its beginning. See ``launch``.
     """
     kind = device_kind(config)
     devices, nodes = process_counts(config)
@@ -46,8 +48,10 @@ def start_fabric(config: TrainingConfig) -> tuple[Any, torch.amp.GradScaler | No
         # Every parameter gets a gradient in every step, if only zeros, so DDP need not search for those that do not.
         # Tables are the same everywhere and running statistics are averaged where they are used: none is broadcast.
         options["strategy"] = DDPStrategy(**{BUFFERS: False})
-        if not started_by_launcher():
-            start_companions(devices, nodes)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            end_with_launcher()
+        elif not started_by_launcher() and "LOCAL_RANK" not in os.environ:
+            launch(devices, nodes)
     fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, **options)
     fabric.launch()
     if devices * nodes > 1:

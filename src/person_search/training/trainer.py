@@ -20,9 +20,9 @@ from person_search.data.size_checks import check_sizes
 from person_search.data.workers import lost_workers_named
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
-from person_search.runtime.companions import losses_named
 from person_search.runtime.distributed import errors_on_all_ranks
 from person_search.runtime.fabric import start_fabric
+from person_search.runtime.launch import name_lost_ranks
 from person_search.runtime.processes import device_kind, process_counts
 from person_search.training.resuming import (
     changes_between,
@@ -68,7 +68,7 @@ def train(
     changes = check_changes(run_dir, own, config) if start else changes_between(own or config, config)
     dataset = dataset or open_dataset(config.data)
     split, validation = training_and_validation(dataset, config)
-    with losses_named(resume_command(run_dir)), lost_workers_named():
+    with name_lost_ranks(resume_command(run_dir)), lost_workers_named():
         fabric, scaler = start_fabric(config.training)
         with errors_on_all_ranks():
             agree_on_start(start)
