@@ -76,12 +76,30 @@ def test_a_rank_that_ends_without_a_word_is_named_and_the_others_end(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_signal_is_passed_on_to_the_ranks(launched: Callable[..., BaseException], tmp_path: Path) -> None:
+def test_ranks_outlive_a_terminal_as_their_launcher_does(
+    launched: Callable[..., BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        ended = launched("sys.exit(0 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else 2)")
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert isinstance(ended, SystemExit)
+    assert ended.code == 0
+
+
+def test_signals_are_passed_on_to_the_ranks(launched: Callable[..., BaseException], tmp_path: Path) -> None:
     program = """
-def note(*_):
-    open(sys.argv[1] + rank, "w").close()
-    sys.exit(130)
+def note(number, _):
+    open(sys.argv[1] + rank + signal.Signals(number).name, "w").close()
+    if number == signal.SIGTERM:
+        sys.exit(130)
+    time.sleep(0.5)
+    if rank == "0":
+        os.kill(os.getppid(), signal.SIGINT)
 signal.signal(signal.SIGINT, note)
+signal.signal(signal.SIGTERM, note)
 open(sys.argv[1] + "ready" + rank, "w").close()
 while not all(os.path.exists(sys.argv[1] + "ready" + each) for each in "01"):
     time.sleep(0.05)
@@ -92,7 +110,9 @@ time.sleep(600)
     ended = launched(f"exec({program!r})", f"{tmp_path}/")
     assert isinstance(ended, SystemExit)
     assert ended.code == 130
-    assert {"0", "1"} <= {path.name for path in tmp_path.iterdir()}
+    # The second Ctrl-C is not waited for as the first is.
+    notes = {path.name for path in tmp_path.iterdir()}
+    assert notes - {"ready0", "ready1"} == {"0SIGINT", "1SIGINT", "0SIGTERM", "1SIGTERM"}
 
 
 NODE = """

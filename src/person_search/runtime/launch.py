@@ -57,7 +57,7 @@ def launch(devices: int, nodes: int) -> NoReturn:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         config.rdzv_backend, config.rdzv_endpoint, config.local_addr = "static", address, None
         config.rdzv_configs["rank"] = int(os.environ["NODE_RANK"])
-    # torch 2.8 has no such settings. SIGHUP is not among the signals, so that nohup keeps its meaning.
+    # torch 2.8 knows neither, and waits for 30 seconds. SIGHUP is left out, so that nohup keeps its meaning.
     config.signals_to_handle, config.shutdown_timeout = "SIGINT,SIGTERM", STOPPING
     # Its warnings tell what is told below, in more lines.
     log = logging.getLogger("torch.distributed.elastic")

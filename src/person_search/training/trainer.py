@@ -54,8 +54,10 @@ def train(
 
     On a CPU a resumed run with the same settings ends with the same weights, bit for bit, as one that was never
     interrupted; ``training.resuming`` says which settings may be others. ``dataset`` stands in for the one that the
-    config names. Raises UsageError before any work for what cannot be done, DataError, CheckpointError, and
-    InterruptedRunError after Ctrl-C or SIGTERM, when a checkpoint has been written.
+    config names. With several devices this process becomes their launcher and ends with SystemExit: each runs the
+    program from its beginning, and the call returns there. Raises UsageError before any work for what cannot be done,
+    DataError, CheckpointError, LostProcessError where one of several processes ended, and InterruptedRunError after
+    Ctrl-C or SIGTERM, when a checkpoint has been written.
     """
     device_kind(config.training)
     run_dir = config.training.run_dir
