@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from person_search.checkpoints import released, released_seqnet
+from person_search.checkpoints import released, released_nae4ps, released_seqnet
 from person_search.checkpoints.checkpoint import (
     BEST,
     FORMAT,
@@ -28,7 +28,7 @@ from person_search.errors import CheckpointError
 from person_search.models.building import build_model
 from person_search.models.person_search_model import PersonSearchModel
 
-RELEASED = (released, released_seqnet)
+RELEASED = (released, released_seqnet, released_nae4ps)
 """The layouts of other projects' checkpoints, a module each."""
 
 

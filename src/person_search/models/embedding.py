@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Neck(nn.Module):
@@ -31,10 +32,7 @@ class Projection(nn.Module):
         super().__init__()
         self.levels = nn.ModuleDict()
         for level, inputs in channels.items():
-            linear, norm = (
-                nn.Linear(inputs, size // len(channels), bias=bias),
-                nn.BatchNorm1d(size // len(channels)),
-            )
+            linear, norm = self.layers(inputs, size // len(channels), bias=bias)
             nn.init.normal_(linear.weight, std=0.01)
             if bias:
                 nn.init.zeros_(linear.bias)
@@ -42,20 +40,41 @@ class Projection(nn.Module):
                 nn.init.normal_(norm.weight, std=bn_std)
             self.levels[level] = nn.Sequential(linear, norm)
 
+    @staticmethod
+    def layers(inputs: int, outputs: int, *, bias: bool) -> tuple[nn.Linear | nn.Conv2d, _BatchNorm]:
+        """The two layers of a level."""
+        return nn.Linear(inputs, outputs, bias=bias), nn.BatchNorm1d(outputs)
+
     def forward(self, pooled: dict[str, Tensor]) -> Tensor:
         """{level: (n, C)} -> (n, size) float32, not normalised."""
         return torch.cat([part(pooled[level]).float() for level, part in self.levels.items()], dim=1)
 
 
-def norm_aware(embedding: Tensor, rescaler: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+class MapProjection(Projection):
+    """``Projection`` of every pixel (NAE+; Chen et al., CVPR 2020): the maps of all levels in the size of C5's."""
+
+    @staticmethod
+    def layers(inputs: int, outputs: int, *, bias: bool) -> tuple[nn.Linear | nn.Conv2d, _BatchNorm]:
+        """The two layers of a level."""
+        return nn.Conv2d(inputs, outputs, 1, bias=bias), nn.BatchNorm2d(outputs)
+
+    def forward(self, maps: dict[str, Tensor]) -> Tensor:
+        """{level: (n, C, its h, its w)} -> (n, size, h, w of C5) float32, not normalised."""
+        size = maps["C5"].shape[2:]
+        projected = [part(maps[level]).float() for level, part in self.levels.items()]
+        resized = [x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear") for x in projected]
+        return torch.cat(resized, dim=1)
+
+
+def norm_aware(embedding: Tensor, rescaler: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """The two things that an embedding says (NAE; Chen et al., CVPR 2020).
 
     Args:
-        embedding: (n, D), not normalised.
+        embedding: (n, D) or, of every pixel, (n, D, h, w); not normalised.
         rescaler: batch normalisation of lengths.
 
     Returns:
-        (n, D) directions, who it is, and (n,) logits, whether it is a person at all.
+        Directions of that shape, who it is, and (n,) or (n, h, w) logits, whether it is a person at all.
     """
     length = embedding.norm(dim=1, keepdim=True)
     return embedding / length.clamp(min=1e-12), rescaler(length)[:, 0]

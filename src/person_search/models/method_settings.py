@@ -79,6 +79,22 @@ class TorchvisionSettings(TwoStageSettings):
     detections: DetectionSettings = DetectionSettings(score_threshold=0.5, nms_threshold=0.4, max_detections=300)
 
 
+class Nae4psSettings(TorchvisionSettings):
+    """NAE (Chen et al., CVPR 2020) as its authors released it."""
+
+    method: str = "nae4ps"
+    levels: tuple[Level, ...] = ("C4", "C5")
+    rois: RoiSettings = RoiSettings(size=(14, 14), sampling_ratio=2, batch_per_image=128, bg_iou=0.1)
+    box_loss_weight: Positive = 10.0
+
+
+class NaePlusSettings(Nae4psSettings):
+    """NAE+ (Chen et al., CVPR 2020)."""
+
+    method: str = "nae-plus"
+    loss: SerializeAsAny[LossSettings] = SequentialOimLossSettings(weight=1.0, normalise=False)
+
+
 class SeqNetSettings(TorchvisionSettings):
     """SeqNet (Li and Miao, AAAI 2021)."""
 

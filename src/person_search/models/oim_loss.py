@@ -21,7 +21,7 @@ class IdentityTables(nn.Module, abc.ABC):
     Args:
         features: D, length of an embedding.
         identities: N, rows of the table.
-        config: ``scale``, ``momentum``, ``queue``.
+        config: ``scale``, ``momentum``, ``queue``, ``normalise``.
     """
 
     uses_unlabelled = True
@@ -32,6 +32,7 @@ class IdentityTables(nn.Module, abc.ABC):
         super().__init__()
         self.scale = config.scale
         self.momentum = config.momentum
+        self.normalise = config.normalise
         length = config.queue or (5000 if identities > 1000 else 500)
         self.register_buffer("lut", torch.zeros(identities, features))
         self.register_buffer("queue", torch.zeros(length, features))
@@ -40,18 +41,18 @@ class IdentityTables(nn.Module, abc.ABC):
         """Mean cross-entropy and top-1 accuracy over labelled rows; both 0 where there are none.
 
         Args:
-            embeddings: (n, D), any length; normalised here.
+            embeddings: (n, D), any length; normalised here unless the settings say otherwise.
             labels: (n,) int64: identity >= 0; -1 a person without identity; below: takes no part.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings = F.normalize(embeddings.float(), dim=1)
+            embeddings = F.normalize(embeddings.float(), dim=1) if self.normalise else embeddings.float()
             return self.compare(embeddings, labels, all_gather_rows(embeddings), all_gather_rows(labels))
 
     @abc.abstractmethod
     def compare(
         self, embeddings: Tensor, labels: Tensor, all_embeddings: Tensor, all_labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """``forward`` for (n, D) ``embeddings`` of unit length, given those of all processes too."""
+        """``forward`` for (n, D) ``embeddings`` as the tables take them, given those of all processes too."""
 
 
 class OIMLoss(IdentityTables):

@@ -176,6 +176,9 @@ class OimLossSettings(LossSettings):
     scale: Positive = Field(30.0, description="OIM: logits are this times the cosine")
     momentum: Share = Field(0.5, description="OIM: share of the old row kept when the table is updated")
     queue: AtLeastOne | None = Field(None, description="OIM: queue length; None: 5000 above 1000 identities, else 500")
+    normalise: bool = Field(
+        True, description="OIM: embeddings are brought to unit length first; off: their lengths count, as in NAE+"
+    )
 
 
 class SequentialOimLossSettings(OimLossSettings):

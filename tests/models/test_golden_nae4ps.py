@@ -1,0 +1,144 @@
+"""Agreement of NAE and NAE+ with what their authors' code computed, on weights drawn from a formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from golden_files import (
+    SAMPLES,
+    WHOLE,
+    Golden,
+    assert_gradients_agree,
+    assert_losses_agree,
+    formula,
+    layout,
+    pictures,
+    sample,
+    training_step,
+)
+from torch.nn import functional as F
+
+from person_search.checkpoints.loading import load_model
+from person_search.checkpoints.released_nae4ps import UNUSED, rename
+from person_search.models.two_stage import FeatureMaps
+
+LOSSES = {
+    "rpn_objectness": "loss_objectness",
+    "rpn_box": "loss_rpn_box_reg",
+    "classification": "loss_detection",
+    "box": "loss_box_reg",
+    "reid": "loss_reid",
+}
+NAMES = {"nae4ps": ("nae4ps", ("C4", "C5")), "naeplus": ("nae-plus", ("C4", "C5")), "naeplus_c5": ("nae-plus", ("C5",))}
+"""Name of the outputs: method and levels."""
+QUEUE_ROWS = 40
+"""Rows at the end of the queue that were filled."""
+
+
+def released_state(golden, name):
+    state = {}
+    for key, shape in layout(name).items():
+        if key.endswith("reid_loss.lut"):
+            value = formula().table(*shape)
+        elif key.endswith("reid_loss.cq"):
+            value = np.zeros(shape, np.float32)
+            value[-QUEUE_ROWS:] = formula().table(QUEUE_ROWS, shape[1], 6)
+        else:
+            value = golden.arrays.get(f"weights/{key}", formula().tensor(key, shape))
+        state[key] = torch.from_numpy(np.asarray(value))
+    return state
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def golden(name):
+    return Golden(name)
+
+
+@pytest.fixture(scope="module")
+def model(golden, name, tmp_path_factory):
+    path = tmp_path_factory.mktemp("released") / "checkpoint.pth"
+    torch.save({"model": released_state(golden, name), "optimizer": {}, "lr_scheduler": {}, "epoch": 11}, path)
+    return load_model(
+        path,
+        shorter_side=192,
+        longer_side=320,
+        score_threshold=0.0,
+        rpn_post_nms_train=60,
+        rpn_batch_per_image=10**6,
+        roi_batch_per_image=10**6,
+        freeze=True,
+    )
+
+
+@pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole outputs are not beside this checkout")
+def test_what_is_kept_is_a_sample_of_the_whole(name):
+    whole, kept = np.load(WHOLE / f"{name}.npz"), np.load(SAMPLES / f"{name}.npz")
+    assert {*whole} - {*kept} == {"rgb", "lut", "cq_tail"}
+    assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
+    assert np.array_equal(whole["lut"], formula().table(20, 256))
+    assert np.array_equal(whole["cq_tail"], formula().table(QUEUE_ROWS, 256, 6))
+    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(pictures(), whole["rgb"], strict=True))
+
+
+def test_a_released_checkpoint_is_recognised_by_its_contents(model, name):
+    config = model.config
+    assert (config.method, config.levels) == NAMES[name]
+    assert (config.backbone.flavour, config.rois.bg_iou) == ("torchvision", 0.1)
+    assert (config.loss.name, config.loss.queue, config.loss.weight) == ("oim-sequential", 500, 1.0)
+    assert model.num_identities == 20
+    assert model.reid_loss.queue_head == 0
+
+
+def test_detections_and_query_embeddings_agree(golden, model):
+    """Both pictures in one batch: each is to give what it gave by itself."""
+    boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
+    for i, result in enumerate(model.eval().detect_and_embed(pictures(), boxes)):
+        people, queries = result.detections, torch.stack([person.embedding for person in result.given])
+        assert golden.relative(f"det{i}_boxes", people.boxes) < 1e-4
+        assert golden.difference(f"det{i}_scores", people.scores) < 1e-5
+        assert golden.relative(f"det{i}_embeddings", people.embeddings * people.scores[:, None]) < 1e-4
+        # NAE+'s authors leave queries as long as they are, which changes no ranking.
+        expected = F.normalize(torch.from_numpy(golden[f"query{i}_embeddings"]), dim=1)
+        torch.testing.assert_close(queries, expected, atol=2e-5, rtol=0)
+
+
+def test_query_embeddings_agree_in_length_too(golden, model, name):
+    batch = model.eval().transform(pictures())
+    with torch.no_grad():
+        features = FeatureMaps(model.trunk(batch.tensors), batch)
+        pooled = model.pool(model.align(features, [torch.from_numpy(box) for box in golden["gt_boxes"]]))
+        found = model.embed_pooled(pooled) if name == "nae4ps" else pooled["attended"]
+    for i, own in enumerate(found.chunk(2)):
+        assert golden.relative(f"query{i}_embeddings", own) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def step(golden, model):
+    return training_step(model, golden, pictures())
+
+
+def test_losses_of_a_training_step_agree(golden, step):
+    assert_losses_agree(golden, step[0], LOSSES)
+
+
+def test_gradients_of_a_training_step_agree(golden, step):
+    """Conv1 and bn1 have none, nor has the classifier that nobody asks."""
+    assert not any(key.startswith(UNUSED) for key in golden.below("gradnorm/"))
+    assert_gradients_agree(golden, step[1], rename, floor=1e-3)
+
+
+def test_tables_and_running_statistics_after_a_training_step_agree(golden, step):
+    """Batch normalisation over a few RoIs amplifies float32's rounding, as in ``test_golden``."""
+    _, _, state = step
+    for key in golden.below("after/"):
+        if "reid_loss" in key:
+            assert golden.difference(f"after/{key}", state[rename(key)]) < 1e-4, key
+        else:
+            assert golden.relative(f"after/{key}", state[rename(key)]) < 1e-4, key
+    assert int(state["reid_loss.queue_head"]) == int(golden["header_after"])
