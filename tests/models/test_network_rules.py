@@ -150,7 +150,7 @@ def test_only_methods_that_freeze_do_and_with_weights_unless_told_otherwise(meth
         trunk = build_model(config, 5, load_weights=False).trunk
         return not all(parameter.requires_grad for parameter in trunk.parameters())
 
-    assert frozen(weights="imagenet") == (method in ("baseline", "seqnet"))
+    assert frozen(weights="imagenet") == (method not in ("oim", "nae"))
     assert not frozen(weights="none")
     assert frozen(weights="none", freeze=True)
     assert not frozen(weights="imagenet", freeze=False)
@@ -230,7 +230,9 @@ def test_a_projection_concatenates_c4_before_c5() -> None:
     assert torch.equal(projection(pooled), torch.cat(parts, 1))
 
 
-@pytest.mark.parametrize(("method", "kept"), [("baseline", 2), ("oim", 1), ("nae", 1), ("seqnet", 1)])
+@pytest.mark.parametrize(
+    ("method", "kept"), [("baseline", 2), ("oim", 1), ("nae", 1), ("seqnet", 1), ("nae4ps", 1), ("nae-plus", 1)]
+)
 def test_all_but_the_baseline_drop_boxes_without_a_side_worth_the_name(method: str, kept: int) -> None:
     model = small(method, score_threshold=0.0)
     boxes = [torch.tensor([[10.0, 10, 30, 50], [10, 10, 10.005, 50]])]

@@ -40,9 +40,11 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "oim": {"method": "oim"},
     "nae": {"method": "nae", "accumulate": 2},
     "seqnet": {"method": "seqnet"},
+    "nae4ps": {"method": "nae4ps"},
+    "nae-plus": {"method": "nae-plus"},
 }
 """Settings of the trainings that must not depend on the number of processes."""
-METHODS = ["baseline", "oim", "nae", "seqnet"]
+METHODS = ["baseline", "oim", "nae", "seqnet", "nae4ps", "nae-plus"]
 """The methods whose steps must not."""
 
 

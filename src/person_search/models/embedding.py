@@ -34,7 +34,7 @@ class Projection(nn.Module):
         for level, inputs in channels.items():
             linear, norm = self.layers(inputs, size // len(channels), bias=bias)
             nn.init.normal_(linear.weight, std=0.01)
-            if bias:
+            if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
             if bn_std is not None:
                 nn.init.normal_(norm.weight, std=bn_std)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from person_search.data.target import Target
@@ -10,6 +12,7 @@ from person_search.models.embedding import Projection, norm_aware
 from person_search.models.method_settings import NaeSettings
 from person_search.models.reid_loss import identify
 from person_search.models.roi_sampling import SampledRois, enough_to_normalise
+from person_search.models.settings import TwoStageSettings
 from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
 from person_search.registry import losses as reid_losses
 
@@ -17,10 +20,10 @@ from person_search.registry import losses as reid_losses
 class NAE(TwoStageModel):
     """As OIM, without a classifier: the length of the embedding, batch-normalised, is the person logit."""
 
-    Settings = NaeSettings
+    Settings: ClassVar[type[TwoStageSettings]] = NaeSettings
     min_side = 0.01
 
-    def __init__(self, config: NaeSettings, num_identities: int, *, load_weights: bool = True):
+    def __init__(self, config: TwoStageSettings, num_identities: int, *, load_weights: bool = True):
         super().__init__(config, num_identities, load_weights=load_weights)
         self.bbox_pred = normalised_box_layer(self.level_channels["C5"])
         self.projection = Projection(self.level_channels, bias=True, bn_std=0.01)

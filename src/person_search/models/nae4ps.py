@@ -1,4 +1,4 @@
-"""NAE as its authors released it (Chen et al., CVPR 2020), beside the one that the baseline's literature compares with."""
+"""NAE as its authors released it (Chen et al., CVPR 2020)."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def pixel_labels(rois: Tensor, persons: Tensor, size: tuple[int, int]) -> Tensor
 
 
 def _along(start: Tensor, end: Tensor, person_start: Tensor, person_end: Tensor, number: int) -> Tensor:
-    """One axis: (R, number) shares of 1 in each of ``number`` cells that the pixels from start to end are resized to."""
+    """One axis: (R, number), how much of each of ``number`` cells over the RoI is the person's."""
     pixels = (end - start).ceil()[:, None]
     first = (torch.maximum(start, person_start) - start).floor()[:, None]
     stop = (torch.minimum(end, person_end) - start).ceil()[:, None] + 1
