@@ -141,11 +141,11 @@ def train_one(preset: str, variant: str, seed: int, folder: Path) -> Entry:
     outcome = train(config, resume=holds_run(config.training.run_dir))
     on_gpu = torch.cuda.is_available() and config.training.device != "cpu"
     memory = torch.cuda.max_memory_allocated() if on_gpu else _peak_resident()
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config)
     split = open_split(dataset, "test")
     predictions = predict_split(load_for_test(outcome.last, config).model, split, config)
     assert predictions is not None, "this is the only process"
-    results = score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
+    results = score(predictions, split, protocols_of(dataset, split, config), config)
     images = outcome.step * config.training.batch_size
     entry = Entry(
         variant=variant,
@@ -163,9 +163,9 @@ def train_one(preset: str, variant: str, seed: int, folder: Path) -> Entry:
 
 def chance(config: Config) -> Entry:
     """What a random ranking of the true boxes scores."""
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config)
     split = open_split(dataset, "test")
-    results = random_ranking(split, protocols_of(dataset, split, config), config.evaluation)
+    results = random_ranking(split, protocols_of(dataset, split, config), config)
     return Entry(variant=CHANCE, seed=0, **_metrics(results) | {"detection_ap": None})
 
 

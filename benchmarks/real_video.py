@@ -65,11 +65,11 @@ def settings(options: argparse.Namespace) -> Config:
 
 def evaluated(checkpoint: Path, config: Config, **overrides: object) -> Results:
     """Results of ``checkpoint`` on the sequence's test part."""
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config)
     split = open_split(dataset, "test")
     predictions = predict_split(load_for_test(checkpoint, config, **overrides).model, split, config)
     assert predictions is not None, "this is the only process"
-    return score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
+    return score(predictions, split, protocols_of(dataset, split, config), config)
 
 
 def main(arguments: list[str]) -> None:

@@ -109,7 +109,7 @@ def test_an_installed_package_is_found_by_its_entry_point(workplace: Path, monke
     (declared,) = (tomllib.loads(text) for text in blocks("toml"))
     monkeypatch.syspath_prepend(workplace)
     registry.load_plugins.cache_clear()
-    with pytest.raises(UsageError, match=r"unknown method 'deep-embedding'.*--plugins MODULE"):
+    with pytest.raises(UsageError, match=r"unknown method 'deep-embedding'.*`plugins` MODULE"):
         registry.methods.get("deep-embedding")
     registry.load_plugins.cache_clear()
 

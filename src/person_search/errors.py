@@ -1,11 +1,15 @@
 """The errors a user meets: one line each, saying what was expected, what was found and what to do.
 
+A message names settings and parameters in backquotes, as whoever writes Python knows them: choose another `run_dir`.
+The command line shows them as its options (``as_options``): choose another --run-dir.
+
 The command line prints the message alone (``--debug`` adds the traceback) and exits with ``exit_code``.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -31,6 +35,11 @@ class DataError(PersonSearchError):
 
 class CheckpointError(PersonSearchError):
     """A checkpoint that cannot be read, written, or used with this model."""
+
+
+def as_options(message: str) -> str:
+    """``message`` for the command line: a setting or parameter in backquotes, as `run_dir`, becomes --run-dir."""
+    return re.sub(r"`([a-z]\w*)`", lambda found: "--" + found[1].replace("_", "-"), message)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -77,7 +77,7 @@ class Registry:
             if key in self._builtin:
                 return _imported(self._builtin[key])
         known = self.names()
-        hint = nearest(name, known) or " One of your own is known once its module is imported: --plugins MODULE."
+        hint = nearest(name, known) or " One of your own is known once its module is imported: `plugins` MODULE."
         raise UsageError(f"unknown {self.kind} '{name}'; known: {', '.join(known)}.{hint}")
 
     def settings(self, name: str) -> Any:

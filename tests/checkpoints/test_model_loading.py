@@ -31,7 +31,7 @@ from person_search.checkpoints.loading import load_model, open_checkpoint
 from person_search.checkpoints.torch_files import OLD_FORMAT
 from person_search.commandline import cli
 from person_search.config import method_settings
-from person_search.errors import CheckpointError
+from person_search.errors import CheckpointError, UsageError
 from person_search.models.building import build_model
 from person_search.models.settings import LossSettings
 
@@ -363,6 +363,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_of_another_method_is_named(saved: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.pt.*of the method 'baseline', the model of 'nae'"):
         load_model(saved, method="nae")
+
+
+@pytest.mark.parametrize("device", ["quux", "cuda:99", "hpu"])
+def test_a_device_that_is_not_there_is_refused_before_the_file_is_read(device: str) -> None:
+    with pytest.raises(UsageError, match=f"device '{device}' was asked for; this machine has cpu"):
+        load_model("no file", device=device)
 
 
 def test_another_number_of_identities_is_named(saved: Path, tmp_path: Path) -> None:

@@ -68,6 +68,18 @@ def test_what_fits_is_scored(sets: Path, tmp_path: Path) -> None:
     assert cli.run(["score", *options.split()], cli.dispatch) == 0
 
 
+@pytest.mark.parametrize("option", ["--per-query", "--json"])
+def test_a_folder_to_write_to_is_refused_before_anything_is_scored(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["score", "--predictions", "none.npz", option, str(tmp_path)], cli.dispatch) == 2
+    output, error = capsys.readouterr()
+    assert (output, error) == (
+        "",
+        f"error: {option} '{tmp_path}' is a folder; expected the name of a file to write\n",
+    )
+
+
 @pytest.mark.parametrize(("layout", "other"), [("prw", "cuhk-sysu"), ("cuhk-sysu", "prw")])
 def test_predictions_of_another_dataset(message: Callable[..., str], sets: Path, layout: str, other: str) -> None:
     line = message(layout, predictions=sets / f"{other}.npz")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from person_search.config import DataConfig
+from person_search.config import Config, DataConfig
 from person_search.data.catalogue import open_dataset, open_split
 from person_search.data.holdout import holdout_validation
 from person_search.data.prw import PrwDataset
@@ -126,6 +126,7 @@ def test_differences_from_the_published_set() -> None:
 def test_open_by_name(tmp_path: Path) -> None:
     config = PrwSettings(dataset="prw", data_root=tmp_path, queries="mini")
     dataset = open_dataset(config)
+    assert type(open_dataset(Config(data=config))) is type(dataset)
     assert isinstance(dataset, PrwDataset)
     assert (dataset.root, dataset.config) == (tmp_path, config)
     with pytest.raises(UsageError, match=r"unknown dataset 'prv'.*Did you mean 'prw'"):

@@ -177,11 +177,11 @@ def test_another_key_is_named_and_can_be_chosen(tmp_path: Path, key: str, attrib
     if (key, attribute) != ("track_id", True):
         test = read(tmp_path, content)
         assert labels(test) == [[-1, -1], [-1, -1], [-1, -1]]
-        assert any(f"annotations have {key}" in line and f"say --person-id-key {key}" in line for line in test.notes)
+        assert any(f"annotations have {key}" in line and f"say `person_id_key` {key}" in line for line in test.notes)
         assert any("none of its 6 people has a person_id" in line for line in test.notes)
     test = read(tmp_path, content, person_id_key=key)
     assert (labels(test), test.notes) == (LABELS, ())
-    with pytest.raises(UsageError, match=rf"no annotation of '.*' has --person-id-key who, .* look like ids: {key}"):
+    with pytest.raises(UsageError, match=rf"no annotation of '.*' has `person_id_key` who, .* look like ids: {key}"):
         read(tmp_path, content, person_id_key="who")
 
 

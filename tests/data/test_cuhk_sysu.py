@@ -326,5 +326,5 @@ def test_wrong_questions(tmp_path: Path) -> None:
         dataset.protocol(test, ProtocolOptions(cross_camera=True))
     with pytest.raises(DataError, match=r"missing file .*TestG100.mat.* gallery sizes in this folder: 50"):
         dataset.protocol(test, ProtocolOptions())
-    with pytest.raises(UsageError, match="--validation-share"):
+    with pytest.raises(UsageError, match="`validation_share`"):
         dataset.split("val")

@@ -137,7 +137,7 @@ def test_sequence_split(tmp_path: Path) -> None:
     test = dataset.split("test")
     assert {scene.sequence for scene in test.scenes} == {"C"}
     assert test.seen_identities is None
-    with pytest.raises(UsageError, match="the test split is empty: --mot-train-share 1 by sequence gives 3 of 3 "):
+    with pytest.raises(UsageError, match="the test split is empty: `mot_train_share` 1 by sequence gives 3 of 3 "):
         MotDataset(tmp_path, config(mot_split="sequence", mot_train_share=1)).split("test")
 
 
@@ -401,7 +401,7 @@ def test_of_a_person_twice_in_a_frame_the_first_box_is_asked_for(tmp_path: Path)
 
 def test_folders_of_sequences_are_pointed_to(tmp_path: Path) -> None:
     write_sequence(tmp_path / "train" / "A")
-    with pytest.raises(DataError, match=r"no sequence in .*; there are some in train: set --data-root"):
+    with pytest.raises(DataError, match=r"no sequence in .*; there are some in train: set `data_root`"):
         MotDataset(tmp_path, config()).split("test")
 
 
@@ -436,7 +436,7 @@ def test_wrong_questions(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder"):
         MotDataset(tmp_path / "nowhere", config()).split("test")
     dataset = MotDataset(write_sequence(tmp_path / "A"), config())
-    with pytest.raises(UsageError, match="--validation-share"):
+    with pytest.raises(UsageError, match="`validation_share`"):
         dataset.split("val")
     with pytest.raises(UsageError, match="gallery sizes"):
         dataset.protocol(dataset.split("test"), ProtocolOptions(gallery_size=50))

@@ -210,7 +210,7 @@ def test_wrong_questions(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder"):
         PrwDataset(tmp_path / "nowhere").split("test")
     dataset = PrwDataset(write_prw(tmp_path))
-    with pytest.raises(UsageError, match="--validation-share"):
+    with pytest.raises(UsageError, match="`validation_share`"):
         dataset.split("val")
     with pytest.raises(UsageError, match="gallery sizes"):
         dataset.protocol(dataset.split("test"), ProtocolOptions(gallery_size=50))

@@ -59,5 +59,5 @@ def test_missing_set_says_how_to_make_one(tmp_path: Path) -> None:
 def test_other_layout_says_which_loader_reads_it(tmp_path: Path) -> None:
     out = tmp_path / "set"
     generate(SynthConfig(identities=4, scenes=6, cameras=1, width=160, height=120, out=out, layout="prw"), workers=1)
-    with pytest.raises(DataError, match="--dataset prw"):
+    with pytest.raises(DataError, match="`dataset` prw"):
         SyntheticDataset(out).split("train")

@@ -122,7 +122,7 @@ def test_a_small_shared_memory_is_no_hindrance_and_a_full_one_is_named(tmp_path:
 
 def test_workers_that_cannot_start_are_an_error_that_says_so(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multiprocessing.Process, "start", refuse)
-    with pytest.raises(LostWorkerError, match=r"cannot start.*No space left.*/dev/shm.*--workers 0"):
+    with pytest.raises(LostWorkerError, match=r"cannot start.*No space left.*/dev/shm.*`workers` 0"):
         list(scene_batches(split, batch_size=2, workers=1))
 
 

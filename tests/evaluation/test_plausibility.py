@@ -97,7 +97,7 @@ def test_no_or_hardly_any_detection_reaches_the_threshold(predictions: Predictio
     scores = low.scores.copy()
     scores[[5, 6, 7, 8]] = 0.9
     few = replace(low, scores=scores)
-    assert "4 of 48 detections reach --search-threshold 0.5 and" in notes(few, split)[0]
+    assert "4 of 48 detections reach `search_threshold` 0.5 and" in notes(few, split)[0]
     (only,) = notes(few, split, detection_threshold=0.01)
     assert "4 of 48 detections reach --search-threshold 0.5, for 48" in only
     scores[9] = 0.9

@@ -175,7 +175,7 @@ def test_a_worker_killed_at_any_time_is_an_error_that_says_so(model, split: Spli
     # The last scene of all cannot be read before somebody writes into it, so that the worker is still needed.
     (split.image_root / "3.png").unlink()
     os.mkfifo(split.image_root / "3.png")
-    with pytest.raises(LostWorkerError, match=r"is lost.*--workers"):
+    with pytest.raises(LostWorkerError, match=r"is lost.*`workers`"):
         predict(model, split, config(workers=1, eval_batch_size=1), progress=kill)
 
 

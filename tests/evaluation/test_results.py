@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from rich.console import Console
 from small_problems import build, gallery, predict, problems
 
-from person_search.config import EvaluationConfig
+from person_search.config import Config, EvaluationConfig
 from person_search.data.scene import Protocol, Scene, Split
 from person_search.errors import DataError
 from person_search.evaluation.chance import random_predictions, random_ranking
@@ -56,7 +56,7 @@ def test_embeddings_that_have_the_scores_in_them_are_not_weighted_again() -> Non
     unit = replace(predictions, embeddings=(predictions.embeddings / np.where(lengths, lengths, 1)).astype(np.float32))
     unit = unit.keep(lengths[:, 0] > 0)
     score(unit, split, [protocol], config)
-    with pytest.raises(DataError, match=r"weighted by the scores already.*leave --cws out"):
+    with pytest.raises(DataError, match=r"weighted by the scores already.*leave `cws` out"):
         score(weighted(unit), split, [protocol], config)
     # On true boxes, all scores being 1, both are the same, and nothing is wrong.
     true = replace(unit, scores=np.ones_like(unit.scores))
@@ -72,6 +72,7 @@ def mean(values: list[float]) -> float | None:
 def test_means_are_those_of_the_plain_scorer(drawn: tuple[Predictions, Split, Protocol]) -> None:
     predictions, split, protocol = drawn
     results = score(predictions, split, [protocol], CONFIG)
+    assert score(predictions, split, [protocol], Config(evaluation=CONFIG)) == results
     kept = without_ignored(predictions, split)
     kept = kept.keep(kept.scores >= 0.5)
     plain = plain_scorer.plain_search(kept, split, protocol)

@@ -70,7 +70,7 @@ def test_timms_own_weights_that_cannot_be_had_name_the_way_out(monkeypatch: pyte
 
     create_model = timm_network.timm.create_model
     monkeypatch.setattr(timm_network.timm, "create_model", offline)
-    with pytest.raises(CheckpointError, match=r"weights of timm:test_resnet \(no route to host\); use --weights FILE"):
+    with pytest.raises(CheckpointError, match=r"weights of timm:test_resnet \(no route to host\); use `weights` FILE"):
         named_backbone("timm:test_resnet", cut="layer3", weights="imagenet")
 
 
@@ -146,12 +146,12 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(CheckpointError, match=message):
             named_backbone("resnet18", cut="layer3", width=0.125, weights=str(tmp_path / name))
-    with pytest.raises(UsageError, match=r"--weights: no file .*nowhere.pth' \(known names: imagenet, none\)"):
+    with pytest.raises(UsageError, match=r"`weights`: no file .*nowhere.pth' \(known names: imagenet, none\)"):
         named_backbone("resnet18", cut="layer3", weights=str(tmp_path / "nowhere.pth"))
 
 
 def test_imagenet_weights_are_of_torchvisions_flavour() -> None:
-    with pytest.raises(UsageError, match="--flavour caffe give the file of resnet18_caffe weights"):
+    with pytest.raises(UsageError, match="`flavour` caffe give the file of resnet18_caffe weights"):
         named_backbone("resnet18", cut="layer3", flavour="caffe", weights="imagenet")
 
 
@@ -172,7 +172,7 @@ def test_weights_of_the_other_flavour_are_refused_though_every_tensor_fits(
     }
     torch.save(state, tmp_path / "trained.pth")
     named_backbone("resnet18", cut="layer3", flavour=flavour, weights=str(tmp_path / "trained.pth"))
-    with pytest.raises(CheckpointError, match=f"'bn1.running_var' is that of pictures .* use --flavour {flavour}, or"):
+    with pytest.raises(CheckpointError, match=f"'bn1.running_var' is that of pictures .* use `flavour` {flavour}, or"):
         named_backbone("resnet18", cut="layer3", flavour=other, weights=str(tmp_path / "trained.pth"))
 
 

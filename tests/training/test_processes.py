@@ -54,7 +54,7 @@ def test_more_processes_than_cores_are_refused_unless_a_launcher_started_them(mo
 
 
 def test_synchronised_normalisation_wants_gpus() -> None:
-    with pytest.raises(UsageError, match=r"--sync-batch-norm needs GPUs"):
+    with pytest.raises(UsageError, match=r"`sync_batch_norm` needs GPUs"):
         device_kind(TrainingConfig(device="cpu", sync_batch_norm=True))
 
 

@@ -134,7 +134,7 @@ def test_max_steps_counts_steps_taken_and_validation_follows_the_epochs(
     assert (outcome.step, outcome.epoch) == (5, 1)
     validated = [(row["epoch"], row["step"]) for row in rows(outcome.last.parent) if "val/map" in row]
     assert validated == [(0, 3), (1, 4), (1, 5)]
-    with pytest.raises(UsageError, match=r"--max-steps 4: '.*last\.pt' has taken 5 already"):
+    with pytest.raises(UsageError, match=r"`max_steps` 4: '.*last\.pt' has taken 5 already"):
         run(make_config(max_steps=4, batch_size=4, **settings), dataset, resume=True)
 
 
@@ -318,7 +318,7 @@ def test_with_the_best_model_alone_nothing_is_started_over(make_config: MakeConf
         if path.name != "best.pt":
             path.unlink()
     before = contents(outcome.last.parent)
-    with pytest.raises(CheckpointError, match=r"holds best\.pt but no last\.pt.*nothing was started.*--init-from"):
+    with pytest.raises(CheckpointError, match=r"holds best\.pt but no last\.pt.*nothing was started.*`init_from`"):
         run(config, dataset, resume=True)
     assert contents(outcome.last.parent) == before
 

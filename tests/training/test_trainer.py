@@ -263,7 +263,7 @@ def test_a_used_folder_is_left_alone(make_config: MakeConfig, dataset: Dataset) 
     config = make_config(max_steps=1)
     run(config, dataset)
     before = contents(config.training.run_dir)
-    with pytest.raises(UsageError, match=r"already holds a run.*--resume"):
+    with pytest.raises(UsageError, match=r"already holds a run.*`resume`"):
         run(config, dataset)
     assert contents(config.training.run_dir) == before
 

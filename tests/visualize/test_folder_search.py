@@ -89,7 +89,7 @@ def test_detections_below_the_threshold_take_no_part(checkpoint: Path, gallery: 
     ranking = search(checkpoint, gallery, top=1000, score_threshold=threshold)
     assert 0 < ranking.people < everyone.people
     assert min(hit.score for hit in ranking.hits) >= threshold
-    with pytest.raises(DataError, match=r"nobody found in 5 pictures at a score of 1; lower --search-threshold"):
+    with pytest.raises(DataError, match=r"nobody found in 5 pictures at a score of 1; lower `search_threshold`"):
         search(checkpoint, gallery, score_threshold=1.0)
 
 

@@ -142,7 +142,7 @@ def newest_checkpoint(run_dir: Path) -> tuple[Path, Checkpoint] | None:
         raise CheckpointError(
             f"'{run_dir}' holds {', '.join(models)} but no {LAST} or {epoch_name(1)}: only these have what a run goes "
             "on from, a model alone has not, so nothing was started; put one back, or start a new run in another "
-            "--run-dir with --init-from the model"
+            "`run_dir` with `init_from` the model"
         )
     for path in found:
         try:

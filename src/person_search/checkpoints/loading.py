@@ -27,6 +27,7 @@ from person_search.config import MethodSettings, method_settings, override
 from person_search.errors import CheckpointError
 from person_search.models.building import build_model
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.runtime.processes import usable_device
 
 RELEASED = (released, released_seqnet, released_nae4ps)
 """The layouts of other projects' checkpoints, a module each."""
@@ -38,13 +39,13 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu", **overri
     Args:
         path: checkpoint of this package, or one that the reference implementation of the baseline released
             (recognised by its contents); a run folder means its best, else its last, checkpoint.
-        device: where to put it.
+        device: where to put it, as torch names devices: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         overrides: model settings by their flat names, such as ``shorter_side``, ``longer_side``,
             ``score_threshold``.
 
     Raises:
         CheckpointError: the file is missing, damaged, refused, or does not fit the settings.
-        UsageError: an override that is no model setting, or out of range.
+        UsageError: an override that is no model setting, or out of range; a device that this machine does not have.
     """
     return load_stored(path, device=device, **overrides).model
 
@@ -73,6 +74,7 @@ class StoredModel:
 
 def load_stored(path: str | Path, *, device: str | torch.device = "cpu", **overrides: Any) -> StoredModel:
     """``load_model`` that also says which file and which model it was."""
+    device = usable_device(device)
     file = find_checkpoint(Path(path))
     checkpoint = open_checkpoint(file)
     config = override(checkpoint.model_config, overrides)

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from person_search import __version__
-from person_search.errors import PersonSearchError, UsageError, nearest
+from person_search.errors import PersonSearchError, UsageError, as_options, nearest
 
 COMMANDS = {
     "train": "Train a model, or go on with a run.",
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str], execute: Callable[[Sequence[str]], None]) -> i
         if debug:
             traceback.print_exc()
         if not error.shown_elsewhere:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {as_options(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("error: stopped", file=sys.stderr)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from person_search.config import Config
-from person_search.errors import UsageError
+from person_search.errors import UsageError, as_options
 from person_search.registry import import_modules
 from person_search.runtime.terminal import console, messages
 
@@ -24,14 +24,23 @@ if TYPE_CHECKING:
     from person_search.synth.settings import SynthConfig
     from person_search.visualize.folder_search import Found
 
+
+class OptionFormatter(logging.Formatter):
+    """Shows the settings that a warning names as options."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See ``as_options``."""
+        return as_options(super().format(record))
+
+
 # Imports stand where they are used: a command brings along nothing that only others need.
 
 
 def run_training(config: Config, *, resume: bool) -> None:
     """Train and say where the result is."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=messages, show_path=False)]
-    )
+    handler = RichHandler(console=messages, show_path=False)
+    handler.setFormatter(OptionFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     from person_search.evaluation.tables import percent
     from person_search.runtime.distributed import rank
     from person_search.training.trainer import train
@@ -58,9 +67,11 @@ def run_prediction(checkpoint: Path, config: Config, *, overrides: dict[str, Any
     """Write the predictions file of a checkpoint."""
     from person_search.data.catalogue import notes_of, open_dataset
     from person_search.evaluation.evaluate import load_for_test, open_test_split, predict_split
+    from person_search.runtime.files import check_output_files
 
+    check_output_files(predictions=out)
     stored = load_for_test(checkpoint, config, **overrides)
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config)
     split = open_test_split(dataset, split_name, config, stored)
     print_notes(notes_of(dataset, split))
     with progress_bar("detecting") as progress:
@@ -86,11 +97,13 @@ def run_scoring(
     from person_search.evaluation.results import score, write_results
     from person_search.evaluation.tables import metrics_table, write_per_query
     from person_search.evaluation.task import protocols_of
+    from person_search.runtime.files import check_output_files
 
+    check_output_files(json=json, per_query=per_query)
     predictions = Predictions.load(predictions_file)
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config)
     split = annotated_split(dataset, split_name, config)
-    results = score(predictions, split, protocols_of(dataset, split, config), config.evaluation)
+    results = score(predictions, split, protocols_of(dataset, split, config), config)
     console.print(metrics_table([(predictions_file.stem, results)]))
     print_notes(results.notes)
     if json is not None:
@@ -143,15 +156,16 @@ def run_comparison(
     from person_search.evaluation.compare import changed_table, compare, comparison_table
     from person_search.evaluation.predictions import Predictions
     from person_search.evaluation.task import protocols_of
-    from person_search.runtime.files import output_file
+    from person_search.runtime.files import check_output_files, output_file
 
     if samples < 1 or changed < 0:
         raise UsageError(f"--samples {samples} --changed {changed}: expected at least 1 and 0")
+    check_output_files(json=json)
     one, other = Predictions.load(first), Predictions.load(second)
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config)
     split = annotated_split(dataset, split_name, config)
     comparison = compare(
-        one, other, split, protocols_of(dataset, split, config), config.evaluation, samples=samples, queries=changed
+        one, other, split, protocols_of(dataset, split, config), config, samples=samples, queries=changed
     )
     names = (first.stem, second.stem) if first.stem != second.stem else (str(first), str(second))
     console.print(comparison_table(comparison, names))
@@ -168,7 +182,7 @@ def run_info(config: Config) -> None:
     from person_search.data.catalogue import open_dataset
     from person_search.data.survey import SplitStatistics, check_published, survey
 
-    found = survey(open_dataset(config.data))
+    found = survey(open_dataset(config))
     table = Table(title=f"{config.data.dataset}: {config.data.data_root}")
     names = [field.name for field in fields(SplitStatistics)]
     for name in names:
@@ -290,7 +304,7 @@ def run_report(run_dir: Path, out: Path, *, evaluation: Path | None, max_queries
 
     report = report_run(run_dir, out, evaluation=evaluation, max_queries=max_queries)
     for note in report.notes:
-        messages.print(note, soft_wrap=True, markup=False, highlight=False)
+        messages.print(as_options(note), soft_wrap=True, markup=False, highlight=False)
     console.print(f"evaluation: {report.record}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {report.page}", soft_wrap=True, markup=False, highlight=False)
 
@@ -307,7 +321,7 @@ def annotated_split(dataset: Dataset, name: str, config: Config) -> Split:
 
 def print_note(line: str) -> None:
     """Warn of something that files hold and the program does not use."""
-    messages.print(f"warning: {line}", soft_wrap=True)
+    messages.print(f"warning: {as_options(line)}", soft_wrap=True)
 
 
 def print_notes(lines: Sequence[str]) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from person_search.config import DataConfig
+from person_search.config import Config, DataConfig
 from person_search.data.identity_checks import odd_identities, without_identities
 from person_search.data.scene import Dataset, Split, SplitName
 from person_search.registry import datasets, import_modules
 
 
-def open_dataset(config: DataConfig) -> Dataset:
-    """The loader that ``config`` names, on the folder that it names. Raises UsageError for an unknown name."""
-    import_modules(config.plugins)
-    dataset: Dataset = datasets.get(config.dataset)(config.data_root, config)
+def open_dataset(config: Config | DataConfig) -> Dataset:
+    """The loader that ``config`` names, on the folder that it names. Raises UsageError for an unknown name.
+
+    Of a whole config its section ``data`` counts.
+    """
+    settings = config.data if isinstance(config, Config) else config
+    import_modules(settings.plugins)
+    dataset: Dataset = datasets.get(settings.dataset)(settings.data_root, settings)
     return dataset
 
 
@@ -24,7 +28,7 @@ def open_split(dataset: Dataset, name: SplitName) -> Split:
     split = dataset.split(name)
     nobody = dataset.config.unlabelled_ids
     if nobody and name == "test" and dataset.fixed_queries:
-        fixed = f"'{split.dataset} test': its queries are a published list: --unlabelled-ids changes nothing in them"
+        fixed = f"'{split.dataset} test': its queries are a published list: `unlabelled_ids` changes nothing in them"
         split = replace(split, notes=(*split.notes, fixed))
     else:
         split = without_identities(split, nobody)

@@ -171,7 +171,7 @@ class Content:
             notes.add(
                 self.path,
                 f"none of its {sum(map(len, people))} people has a {self.person_key.key}: nobody can be searched; if "
-                "their ids have another key, say --person-id-key KEY",
+                "their ids have another key, say `person_id_key` KEY",
             )
         labels: dict[int | None, int] = {person: label for label, person in enumerate(known)}
         scenes = [

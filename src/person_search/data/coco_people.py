@@ -110,7 +110,7 @@ def find_person_key(path: Path, entries: Sequence[Entry], wanted: str | None, no
         if entries and all(_empty(chosen.value(entry)) for entry in entries):
             there = ", ".join(sorted({*ids, *attribute_ids})) or "none"
             raise UsageError(
-                f"no annotation of '{path}' has --person-id-key {wanted}, nor do its attributes; keys there that look "
+                f"no annotation of '{path}' has `person_id_key` {wanted}, nor do its attributes; keys there that look "
                 f"like ids: {there}"
             )
     elif ids[PERSON_ID] or attribute_ids[PERSON_ID] or not attribute_ids[TRACK_ID]:
@@ -124,7 +124,7 @@ def find_person_key(path: Path, entries: Sequence[Entry], wanted: str | None, no
                 notes.add(
                     path,
                     f"{count} annotations have {key}{place}, which looks like an id and is not used; if it says who "
-                    f"they are, say --person-id-key {key}",
+                    f"they are, say `person_id_key` {key}",
                 )
     return chosen
 

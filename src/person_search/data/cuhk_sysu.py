@@ -117,14 +117,14 @@ class CuhkSysuDataset(PublishedDataset):
         published and for ``cross_camera``; DataError for files that are missing, damaged or ask for other queries.
         """
         if options.cross_camera:
-            raise UsageError("cuhk-sysu knows no cameras; leave --cross-camera out")
+            raise UsageError("cuhk-sysu knows no cameras; leave `cross_camera` out")
         size = STANDARD_SIZE if options.gallery_size is None else options.gallery_size
         if size not in (*GALLERY_SIZES, WHOLE_SET):
             sizes = ", ".join(map(str, GALLERY_SIZES))
-            raise UsageError(f"gallery size {size} is not one of {sizes} or -1 (whole test set); change --gallery-size")
+            raise UsageError(f"gallery size {size} is not one of {sizes} or -1 (whole test set); change `gallery_size`")
         if split.name != "test":
             if options.gallery_size not in (None, WHOLE_SET):
-                raise UsageError(f"gallery sizes are for the test split; leave --gallery-size out for '{split.name}'")
+                raise UsageError(f"gallery sizes are for the test split; leave `gallery_size` out for '{split.name}'")
             return every_other_scene(split)
         return self._read_protocol(split, size)
 

@@ -36,6 +36,6 @@ class PublishedDataset(Dataset):
         if counts[best] == 0:
             raise DataError(
                 f"no dataset in '{self.root}': expected {self.summary} there or in its folder "
-                f"{', '.join(self.folder_names)}, found none of them; set --data-root"
+                f"{', '.join(self.folder_names)}, found none of them; set `data_root`"
             )
         return candidates[best]

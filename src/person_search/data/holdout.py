@@ -36,12 +36,12 @@ def validation_split(dataset: Dataset, share: float, seed: int) -> Split:
     """
     if dataset.has_validation():
         if share:
-            raise UsageError("this dataset has a validation split of its own; leave --validation-share out")
+            raise UsageError("this dataset has a validation split of its own; leave `validation_share` out")
         return open_split(dataset, "val")
     if share == 0:
         raise UsageError(
             "there is no split 'val': the dataset has none of its own, and the training held nothing out "
-            "(validation_share 0); use --split test, or --config with the settings of the run"
+            "(validation_share 0); use `split` test, or `config` with the settings of the run"
         )
     return hold_out(dataset, share, seed)[1]
 
@@ -56,7 +56,7 @@ def validation_protocol(dataset: Dataset, split: Split, options: ProtocolOptions
     if dataset.has_validation() or is_video(split):
         return dataset.protocol(split, options)
     if options.gallery_size is not None:
-        raise UsageError("scenes held out for validation have no gallery sizes; leave --gallery-size out")
+        raise UsageError("scenes held out for validation have no gallery sizes; leave `gallery_size` out")
     return every_other_scene(split, cross_camera=options.cross_camera)
 
 
@@ -83,7 +83,7 @@ def holdout_validation(
     if held.all() or not held.any():
         raise UsageError(
             f"validation_share {share:g} of {len(scenes)} training scenes leaves {int(held.sum())} to validate and "
-            f"{int((~held).sum())} to train on; expected some of both, change --validation-share"
+            f"{int((~held).sum())} to train on; expected some of both, change `validation_share`"
         )
     kept, kept_ids = _renumbered([scene for scene, out in zip(scenes, held, strict=True) if not out])
     validation, ids = _renumbered([scene for scene, out in zip(scenes, held, strict=True) if out])

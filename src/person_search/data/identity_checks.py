@@ -39,7 +39,7 @@ def odd_identities(split: Split) -> tuple[str, ...]:
     for identity in np.flatnonzero(nobody).tolist():
         notes.add(
             source,
-            "{n} ids have several boxes in many scenes and are probably nobody's; if so, name them in --unlabelled-ids",
+            "{n} ids have several boxes in many scenes and are probably nobody's; if so, name them in `unlabelled_ids`",
             f"id {identity_name(split, identity)}: in {scenes_twice[identity]} of its {scenes_with[identity]} scenes",
         )
     return notes.lines()
@@ -66,9 +66,9 @@ def without_identities(split: Split, nobody: Sequence[str]) -> Split:
     known = {part for name in names for part in (name, name.rpartition("/")[2])}
     for name in nobody:
         if name not in known:
-            notes.add(source, "{n} of --unlabelled-ids are nobody's id in this split", name)
+            notes.add(source, "{n} of `unlabelled_ids` are nobody's id in this split", name)
     for identity in np.flatnonzero(gone).tolist():
-        notes.add(source, "{n} ids count as no identity, as --unlabelled-ids says", names[identity])
+        notes.add(source, "{n} ids count as no identity, as `unlabelled_ids` says", names[identity])
     queries = [replace(q, person_id=int(numbers[q.person_id])) for q in split.queries if not gone[q.person_id]]
     if len(queries) < len(split.queries):
         notes.add(source, f"{len(split.queries) - len(queries)} queries for them are left out")

@@ -84,7 +84,7 @@ class MotDataset(Dataset):
         queries = _queries_seen_again(scenes, self.config.mot_min_gap)
         if not queries:
             gap = self.config.mot_min_gap
-            what = f"no test box is of a person seen again at least {gap:g} s away: no queries; shorten --mot-min-gap"
+            what = f"no test box is of a person seen again at least {gap:g} s away: no queries; shorten `mot_min_gap`"
             notes.add(self.root, what)
         seen = _identities([(seq, train) for seq, train, _ in parts], rows)
         known_to_training = np.array([identity in seen for identity in known], dtype=bool)
@@ -99,7 +99,7 @@ class MotDataset(Dataset):
     def protocol(self, split: Split, options: ProtocolOptions) -> Protocol:
         """Gallery: the split's scenes of other sequences and those at least ``mot_min_gap`` seconds away."""
         if options.gallery_size is not None:
-            raise UsageError("mot has no gallery sizes; leave --gallery-size out")
+            raise UsageError("mot has no gallery sizes; leave `gallery_size` out")
         times, sequences = _times(split.scenes)
         own, rows = np.unique([query.scene for query in split.queries], return_inverse=True)
         far = [
@@ -123,7 +123,7 @@ class MotDataset(Dataset):
         folders = [folder for folder in inside if _is_sequence(folder)]
         if not folders:
             deeper = [folder.name for folder in inside if any(map(_is_sequence, folder.iterdir()))]
-            there = f"; there are some in {', '.join(deeper)}: set --data-root to one of these" if deeper else ""
+            there = f"; there are some in {', '.join(deeper)}: set `data_root` to one of these" if deeper else ""
             raise DataError(f"no sequence in '{self.root}'; expected {LAYOUT}{there}")
         for folder in inside:
             if folder not in folders:
@@ -153,12 +153,12 @@ class MotDataset(Dataset):
         return round(self.config.mot_train_share * sequence.length)
 
     def _why_empty(self, name: SplitName, sequences: Sequence[Video]) -> str:
-        share = f"--mot-train-share {self.config.mot_train_share:g}"
+        share = f"`mot_train_share` {self.config.mot_train_share:g}"
         if self.config.mot_split == "sequence":
             cut = round(self.config.mot_train_share * len(sequences))
             return (
                 f"the {name} split is empty: {share} by sequence gives {cut} of {len(sequences)} sequence(s) to "
-                "training; change it, add sequences, or set --mot-split time"
+                "training; change it, add sequences, or set `mot_split` time"
             )
         parts = ", ".join(
             f"'{s.name}' has frames {s.frames[0][0]} to {s.frames[-1][0]}, those up to {self._last_to_train(s)} train"

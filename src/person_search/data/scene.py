@@ -197,7 +197,7 @@ class Dataset(abc.ABC):
         Scenes of video that were held out of training are asked for too, with ``held_out_queries``.
         """
         if options.gallery_size is not None:
-            raise UsageError(f"dataset '{split.dataset}' has no gallery sizes; leave --gallery-size out")
+            raise UsageError(f"dataset '{split.dataset}' has no gallery sizes; leave `gallery_size` out")
         return every_other_scene(split, cross_camera=options.cross_camera)
 
     def held_out_queries(self, scenes: Sequence[Scene], num_identities: int) -> list[Query]:
@@ -214,7 +214,7 @@ class Dataset(abc.ABC):
 def refuse_validation(dataset: str, name: SplitName) -> None:
     """Raise UsageError where ``"val"`` is asked of a dataset that has no such split."""
     if name == "val":
-        raise UsageError(f"{dataset} has no split 'val'; hold one out of training with --validation-share")
+        raise UsageError(f"{dataset} has no split 'val'; hold one out of training with `validation_share`")
 
 
 def every_other_scene(split: Split, *, cross_camera: bool = False, allowed: Bools | None = None) -> Protocol:
@@ -228,7 +228,7 @@ def every_other_scene(split: Split, *, cross_camera: bool = False, allowed: Bool
     in_gallery[np.arange(len(query_scenes)), query_scenes] = False
     if cross_camera:
         if any(scene.camera is None for scene in split.scenes):
-            raise UsageError(f"--cross-camera needs a camera number on every scene; '{split.dataset}' lacks some")
+            raise UsageError(f"`cross_camera` needs a camera number on every scene; '{split.dataset}' lacks some")
         cameras = np.array([scene.camera for scene in split.scenes])
         in_gallery &= cameras[query_scenes][:, None] != cameras[None, :]
     if allowed is not None:

@@ -60,7 +60,7 @@ class SyntheticDataset(CocoDataset):
         layout = settings.get("layout")
         if layout != "coco":
             raise DataError(
-                f"the synthetic dataset in '{self.root}' has the layout {layout}; read it with --dataset {layout}, "
+                f"the synthetic dataset in '{self.root}' has the layout {layout}; read it with `dataset` {layout}, "
                 "or make one: person-search synth --layout coco --out DIR"
             )
         self._checked = True

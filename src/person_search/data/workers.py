@@ -88,7 +88,7 @@ class Batches:
         except OSError as error:
             raise LostWorkerError(
                 f"cannot start processes that decode pictures: {error.strerror or error}; they need a little room in "
-                "/dev/shm (Docker: --shm-size), memory, and leave to start processes; or use --workers 0"
+                "/dev/shm (Docker: --shm-size), memory, and leave to start processes; or use `workers` 0"
             ) from None
 
 
@@ -115,7 +115,7 @@ def lost_workers_named() -> Iterator[None]:
 def _lost(what: str) -> LostWorkerError:
     return LostWorkerError(
         f"a process that decodes pictures is lost ({what}); the system kills processes where memory runs out: use "
-        "fewer --workers (0: none) or smaller batches, or give the machine or container more memory"
+        "fewer `workers` (0: none) or smaller batches, or give the machine or container more memory"
     )
 
 

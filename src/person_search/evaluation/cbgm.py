@@ -13,7 +13,7 @@ from person_search.evaluation.similarity import Block
 
 DEFAULTS = {"prw": (30, 4)}
 """k1 and k2 by dataset; every other one takes those of CUHK-SYSU, (10, 3)."""
-ADVICE = "predict again with --cbgm, or score without it"
+ADVICE = "predict again with `cbgm`, or score without it"
 
 
 def defaults(dataset: str) -> tuple[int, int]:

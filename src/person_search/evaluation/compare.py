@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from person_search.config import EvaluationConfig
+from person_search.config import Config, EvaluationConfig
 from person_search.data.boxes import Floats
 from person_search.data.scene import Protocol, Split
 from person_search.evaluation.predictions import Predictions
@@ -67,7 +67,7 @@ def compare(
     second: Predictions,
     split: Split,
     protocols: Sequence[Protocol],
-    config: EvaluationConfig,
+    config: Config | EvaluationConfig,
     *,
     seed: int = 0,
     samples: int = 2000,

@@ -135,7 +135,7 @@ def evaluate(
     stored = load_for_test(checkpoint, config, **overrides)
     model = stored.model
     config = config.model_copy(update={"model": model.config})
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config)
     scenes = open_test_split(dataset, split, config, stored)
     for line in notes_of(dataset, scenes):
         warn(line)
@@ -151,7 +151,7 @@ def evaluate(
     if predictions is None:
         return None
     predictions = replace(predictions, model_id=record.model_id)
-    results = score(predictions, scenes, protocols, config.evaluation)
+    results = score(predictions, scenes, protocols, config)
     others = _reference_results(untrained, scenes, protocols, config) if references else []
     kept = write_evaluation(folder, record, predictions, results, others)
     return Evaluation(results, others, predictions, record, folder, [*results.notes, *kept])

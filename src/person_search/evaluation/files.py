@@ -45,7 +45,7 @@ def refuse_others(folder: Path, record: Record) -> None:
         if not target.exists():
             return
         if not target.is_dir():
-            raise UsageError(f"'{folder}' is a file, and an evaluation is a folder; choose another --out")
+            raise UsageError(f"'{folder}' is a file, and an evaluation is a folder; choose another `out`")
         found = {entry.name for entry in target.iterdir()}
     except OSError as error:
         raise _unwritable(folder, error) from None
@@ -58,10 +58,10 @@ def refuse_others(folder: Path, record: Record) -> None:
             if foreign
             else "files without the record that tells what they are of"
         )
-        raise UsageError(f"'{folder}' holds {what}; nothing there is replaced, choose another --out")
+        raise UsageError(f"'{folder}' holds {what}; nothing there is replaced, choose another `out`")
     other = read_record(target)
     if other.identity != record.identity:
-        raise UsageError(f"'{folder}' holds another evaluation, {other}; it is not replaced, choose another --out")
+        raise UsageError(f"'{folder}' holds another evaluation, {other}; it is not replaced, choose another `out`")
 
 
 def write_evaluation(
@@ -103,7 +103,7 @@ def read_references(folder: Path) -> list[dict[str, Any]]:
         return _ROWS.validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
-        raise DataError(f"cannot read '{path}': {reason}; evaluate again with --references") from None
+        raise DataError(f"cannot read '{path}': {reason}; evaluate again with `references`") from None
 
 
 def evaluations_of(run_dir: Path) -> tuple[list[Evaluation], list[str]]:
@@ -135,7 +135,7 @@ def choose_evaluation(run_dir: Path, wanted: Path | None) -> tuple[Evaluation, l
             f"'{run_dir}' holds no evaluation{why}; run `person-search evaluate --checkpoint {run_dir}` first"
         )
     newest, *others = evaluations
-    said = [f"the newest of {len(evaluations)} evaluations is reported; choose with --evaluation"] if others else []
+    said = [f"the newest of {len(evaluations)} evaluations is reported; choose with `evaluation`"] if others else []
     return newest, [*problems, *said, *(f"not reported: {each.folder.name}" for each in others)]
 
 
@@ -145,13 +145,13 @@ def _wanted(run_dir: Path, wanted: Path, evaluations: Sequence[Evaluation]) -> E
         return named
     if not (wanted / RECORD).is_file():
         names = ", ".join(each.folder.name for each in evaluations) or "none"
-        raise UsageError(f"--evaluation {wanted}: no such evaluation; below '{run_dir}' are: {names}")
+        raise UsageError(f"`evaluation` {wanted}: no such evaluation; below '{run_dir}' are: {names}")
     record = read_record(wanted)
     own = {run_dir.resolve(), *(Path(each.record.checkpoint).parent for each in evaluations)}
     if Path(record.checkpoint).parent not in own:
         raise UsageError(
-            f"--evaluation {wanted} is of {record.checkpoint}, which is no checkpoint of '{run_dir}'; "
-            f"give --run-dir {Path(record.checkpoint).parent}"
+            f"`evaluation` {wanted} is of {record.checkpoint}, which is no checkpoint of '{run_dir}'; "
+            f"give `run_dir` {Path(record.checkpoint).parent}"
         )
     return Evaluation(wanted, record)
 
@@ -178,5 +178,5 @@ def _search_rows(references: Sequence[tuple[str, Results]]) -> list[dict[str, An
 
 def _unwritable(folder: Path, error: OSError) -> DataError:
     return DataError(
-        f"cannot write evaluation '{folder}': {error.strerror or error}; free space or choose another --out"
+        f"cannot write evaluation '{folder}': {error.strerror or error}; free space or choose another `out`"
     )

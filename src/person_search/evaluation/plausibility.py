@@ -45,8 +45,8 @@ def doubts_about_detections(
         return
     thresholds: dict[float, list[str]] = {}
     for option, value in (
-        ("--search-threshold", config.search_threshold),
-        ("--detection-threshold", config.detection_threshold),
+        ("`search_threshold`", config.search_threshold),
+        ("`detection_threshold`", config.detection_threshold),
     ):
         thresholds.setdefault(value, []).append(f"{option} {value:g}")
     for value, options in thresholds.items():

@@ -116,7 +116,7 @@ class Predictions:
         if self._has_scores_in_lengths():
             raise DataError(
                 f"{self.source}: the embeddings are weighted by the scores already, as predict --cws of version 0.1.0 "
-                "wrote them; leave --cws out to score them so, or predict again"
+                "wrote them; leave `cws` out to score them so, or predict again"
             )
         return replace(self, embeddings=self.embeddings * self.scores[:, None])
 

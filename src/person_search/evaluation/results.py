@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from person_search.config import EvaluationConfig
+from person_search.config import Config, EvaluationConfig
 from person_search.data.boxes import Floats
 from person_search.data.scene import Bools, Boxes, Protocol, Split, as_boxes
 from person_search.errors import DataError
@@ -172,11 +172,11 @@ def score(
     predictions: Predictions,
     split: Split,
     protocols: Sequence[Protocol],
-    config: EvaluationConfig,
+    config: Config | EvaluationConfig,
     *,
     rescorers: Sequence[Rescorer] = RESCORERS,
 ) -> Results:
-    """All metrics of ``predictions`` on ``split``.
+    """All metrics of ``predictions`` on ``split``; of a whole ``config`` its section ``evaluation`` counts.
 
     Detections on ignore regions take no part. Those below ``config.detection_threshold`` are no detections, those
     below ``config.search_threshold`` are not searched. With ``config.cws`` the embedding of each one searched counts
@@ -191,11 +191,13 @@ def score_with_rankings(
     predictions: Predictions,
     split: Split,
     protocols: Sequence[Protocol],
-    config: EvaluationConfig,
+    config: Config | EvaluationConfig,
     *,
     rescorers: Sequence[Rescorer] = RESCORERS,
 ) -> tuple[Results, list[SearchResult]]:
     """:func:`score`, and what every query found under every protocol."""
+    if isinstance(config, Config):
+        config = config.evaluation
     aligned = align(predictions, split)
     given = without_ignored(aligned, split)
     searched = given.keep(given.scores >= np.float32(config.search_threshold))

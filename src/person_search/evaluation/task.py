@@ -23,7 +23,7 @@ def split_to_test(dataset: Dataset, name: str, config: Config) -> Split:
     Raises UsageError for a name that is none, and where there is no such split.
     """
     if name not in ("test", "val"):
-        raise UsageError(f"--split {name}: expected test or val")
+        raise UsageError(f"`split` {name}: expected test or val")
     if name == "test":
         return open_split(dataset, "test")
     return validation_split(dataset, config.data.validation_share, config.training.seed)
@@ -53,9 +53,9 @@ def refuse_other_holdout(dataset: Dataset, config: Config, checkpoint: Path, tra
     share, seed = config.data.validation_share, config.training.seed
     if trained_on is not None and share and fingerprint(hold_out(dataset, share, seed)[0]) != trained_on["fingerprint"]:
         raise UsageError(
-            f"--split val: of '{config.data.data_root}' validation_share {share:g} with seed {seed} leaves other "
+            f"`split` val: of '{config.data.data_root}' validation_share {share:g} with seed {seed} leaves other "
             f"scenes for training than '{checkpoint}' was trained on, so that some of those could pass for held out; "
-            "give the data and settings of its training, or use --split test"
+            "give the data and settings of its training, or use `split` test"
         )
 
 
@@ -70,6 +70,6 @@ def _refuse_other_settings(config: Config, run: Config, run_dir: Path) -> None:
         differing.append(f"seed {config.training.seed} (the run: {run.training.seed})")
     if differing:
         raise UsageError(
-            f"--split val is what '{run_dir}' held out of its training, and these settings hold out other scenes: "
+            f"`split` val is what '{run_dir}' held out of its training, and these settings hold out other scenes: "
             f"{', '.join(differing)}; leave them out"
         )

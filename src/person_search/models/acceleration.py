@@ -26,7 +26,7 @@ def accelerate(model: PersonSearchModel, config: TrainingConfig) -> None:
     recomputable = [part for part in heavy.per_image if hasattr(part, "recompute")]
     if config.checkpoint_trunk and not recomputable:
         raise UsageError(
-            f"method '{model.config.method}' has no part that can be recomputed; leave --checkpoint-trunk out"
+            f"method '{model.config.method}' has no part that can be recomputed; leave `checkpoint_trunk` out"
         )
     for part in recomputable:
         part.recompute = config.checkpoint_trunk  # type: ignore[assignment]

@@ -44,7 +44,7 @@ class BackboneSettings(Section):
             hint = nearest(name, [*known, *(f"timm:{model}" for model in timm.list_models())])
             raise ValueError(
                 f"unknown backbone '{name}'; known: {', '.join(known)} (any of timm's networks that has stages), and "
-                f"those of modules given by --plugins.{hint}"
+                f"those of modules given by `plugins`.{hint}"
             )
         return super().kind(name)
 

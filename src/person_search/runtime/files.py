@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from person_search.errors import DataError
+from person_search.errors import DataError, UsageError
 
 _FOLDERS_CAN_BE_SYNCED = os.name != "nt"
 """Windows opens no folder as a file; there a rename reaches the disk when the system writes it."""
@@ -105,6 +105,13 @@ def atomic_write_text(path: Path, text: str) -> None:
     """``atomic_write`` of UTF-8 ``text``. Raises OSError."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def check_output_files(**paths: Path | None) -> None:
+    """Raise UsageError, before any work, where a path to write a file to, by its parameter's name, is a folder."""
+    for name, path in paths.items():
+        if path is not None and path.is_dir():
+            raise UsageError(f"`{name}` '{path}' is a folder; expected the name of a file to write")
 
 
 @contextmanager

@@ -14,12 +14,12 @@ def device_kind(config: TrainingConfig) -> str:
     """``"cuda"`` or ``"cpu"``. Raises UsageError for what this machine cannot do."""
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
-        raise UsageError("device 'cuda' was asked for, but torch finds no usable GPU; use --device cpu")
+        raise UsageError("device 'cuda' was asked for, but torch finds no usable GPU; use `device` cpu")
     kind = "cuda" if available and config.device != "cpu" else "cpu"
     if kind == "cpu" and config.precision == "16":
-        raise UsageError("precision '16' (float16) needs a GPU; use --precision bf16 or 32 on the CPU")
+        raise UsageError("precision '16' (float16) needs a GPU; use `precision` bf16 or 32 on the CPU")
     if kind == "cpu" and config.sync_batch_norm:
-        raise UsageError("--sync-batch-norm needs GPUs; leave it out on the CPU")
+        raise UsageError("`sync_batch_norm` needs GPUs; leave it out on the CPU")
     devices, nodes = process_counts(config)
     there = torch.cuda.device_count() if kind == "cuda" else cores()
     if devices > there and (kind == "cuda" or not started_by_launcher()):
@@ -32,6 +32,22 @@ def device_kind(config: TrainingConfig) -> str:
             "the first machine's address, a free port on it, and each machine's own number from 0"
         )
     return kind
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """``device`` as a torch.device. Raises UsageError for one that torch or this machine does not have."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    count = 0 if accelerator is None else torch.accelerator.device_count()
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    if found is not None and found.type in ("cpu", "meta"):
+        return found
+    if found is not None and accelerator is not None and found.type == accelerator.type and (found.index or 0) < count:
+        return found
+    known = ["cpu", *(f"{accelerator.type}:{number}" for number in range(count) if accelerator is not None)]
+    raise UsageError(f"device '{device}' was asked for; this machine has {', '.join(known)}")
 
 
 def cores() -> int:

@@ -56,7 +56,7 @@ def generate(
             _is_current(out, config)
     except OSError as error:
         raise DataError(
-            f"cannot write the dataset to '{config.out}': {error.strerror or error}; make room or choose another --out"
+            f"cannot write the dataset to '{config.out}': {error.strerror or error}; make room or choose another `out`"
         ) from None
     except BrokenProcessPool:
         raise DataError("a process that draws scenes ended unexpectedly (out of memory?); try fewer workers") from None
@@ -72,21 +72,21 @@ def _is_current(out: Path, config: SynthConfig) -> bool:
         if not out.exists() or (out.is_dir() and not any(out.iterdir())):
             return False
         if not out.is_dir():
-            raise UsageError(f"--out '{config.out}' is a file; expected a folder")
+            raise UsageError(f"`out` '{config.out}' is a file; expected a folder")
         marker = read_marker(out)
         if marker is None:
             raise UsageError(
-                f"--out '{config.out}' is not empty and holds no synthetic dataset (no {MARKER}); "
+                f"`out` '{config.out}' is not empty and holds no synthetic dataset (no {MARKER}); "
                 "choose another folder or empty it"
             )
         current = {key: value for key, value in marker.items() if key != FILES} == config.fingerprint()
         current = current and is_complete(out, marker)
         found = strangers(out, marker, unchanged=not current)
     except OSError as error:
-        raise DataError(f"cannot read '{config.out}': {error.strerror}; choose another --out") from None
+        raise DataError(f"cannot read '{config.out}': {error.strerror}; choose another `out`") from None
     if found:
         raise UsageError(
-            f"--out '{config.out}' holds more than the synthetic dataset that was made there: {found}; nothing "
+            f"`out` '{config.out}' holds more than the synthetic dataset that was made there: {found}; nothing "
             "there is replaced, choose another folder or empty it"
         )
     return current

@@ -58,5 +58,5 @@ class SkippedSteps:
         return LostTrainingError(
             f"training is lost: {self.skipped} of {self.steps} steps were skipped because their loss or gradient was "
             f"not finite; likely causes: {', '.join(causes)}; checkpoints from before are kept, none of the weights "
-            "since: start again with --lr and --reid-lr ten times smaller, or with --clip-grad"
+            "since: start again with `lr` and `reid_lr` ten times smaller, or with `clip_grad`"
         )

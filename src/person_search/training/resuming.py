@@ -117,10 +117,10 @@ def check_changes(run_dir: Path, own: Config | None, config: Config) -> Changes:
     wrong = refused(changes)
     if wrong:
         listed = ", ".join(described(wrong))
-        fewer = "; --max-steps ends a run before its last epoch" if "max_epochs" in wrong else ""
+        fewer = "; `max_steps` ends a run before its last epoch" if "max_epochs" in wrong else ""
         raise UsageError(
             f"cannot resume '{run_dir}' with other settings than it was trained with: {listed}; leave them as they "
-            f"were, or start a new run in another --run-dir{fewer}"
+            f"were, or start a new run in another `run_dir`{fewer}"
         )
     return changes
 

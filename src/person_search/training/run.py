@@ -393,5 +393,5 @@ class Run:
         self.total_steps = self._count_steps()
         if self.total_steps < position.step:
             raise UsageError(
-                f"--max-steps {self.total_steps}: '{path}' has taken {position.step} already; expected that or more"
+                f"`max_steps` {self.total_steps}: '{path}' has taken {position.step} already; expected that or more"
             )

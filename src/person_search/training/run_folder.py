@@ -80,7 +80,7 @@ def open_run(run_dir: Path, *, resume: bool) -> tuple[Path, Checkpoint] | None:
     """
     if not resume:
         if holds_run(run_dir):
-            raise UsageError(f"'{run_dir}' already holds a run; continue it with --resume or choose another --run-dir")
+            raise UsageError(f"'{run_dir}' already holds a run; continue it with `resume` or choose another `run_dir`")
         return None
     newest = newest_checkpoint(run_dir)
     if newest is None:
@@ -103,7 +103,7 @@ def agree_on_start(start: tuple[Path, Checkpoint] | None) -> None:
     step = None if own is None or own[1] is None else (own[0], own[1].get("position", {}).get("step"))
     if len(set(all_gather_object(step))) > 1:
         raise CheckpointError(
-            "the machines do not find the same checkpoint in the run folder; put --run-dir on a disk that they share"
+            "the machines do not find the same checkpoint in the run folder; put `run_dir` on a disk that they share"
         )
 
 
@@ -139,7 +139,7 @@ def check_data(path: Path, trained_on: dict[str, Any] | None, given: dict[str, A
     found = f"{now} now" if then != now else "as many now, but with other names, boxes or person ids"
     raise CheckpointError(
         f"'{path}' was trained on other data: {then} then, {found}; resume on the data it was trained on "
-        "(--data-root), or start a new run in another --run-dir"
+        "(`data_root`), or start a new run in another `run_dir`"
     )
 
 
@@ -162,7 +162,7 @@ def _written_into(run_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise PersonSearchError(
-            f"cannot write into the run folder '{run_dir}': {error.strerror}; choose another --run-dir"
+            f"cannot write into the run folder '{run_dir}': {error.strerror}; choose another `run_dir`"
         ) from None
 
 

@@ -68,7 +68,7 @@ def train(
     if start and own:
         own = trained_with(*start) or own
     changes = check_changes(run_dir, own, config) if start else changes_between(own or config, config)
-    dataset = dataset or open_dataset(config.data)
+    dataset = dataset or open_dataset(config)
     split, validation = training_and_validation(dataset, config)
     with name_lost_ranks(resume_command(run_dir)), lost_workers_named():
         fabric, scaler = start_fabric(config.training)

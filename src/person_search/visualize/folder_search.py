@@ -101,10 +101,10 @@ def parse_box(text: str) -> Boxes:
     except ValueError:
         box = np.zeros(0, np.float32)
     if box.shape != (4,) or not np.isfinite(box).all():
-        raise UsageError(f"--box {text}: expected x1,y1,x2,y2, pixels of the query's picture, such as 120,40,180,210")
+        raise UsageError(f"`box` {text}: expected x1,y1,x2,y2, pixels of the query's picture, such as 120,40,180,210")
     if box[0] >= box[2] or box[1] >= box[3]:
         raise UsageError(
-            f"--box {text}: expected x1,y1,x2,y2 with x1 < x2 and y1 < y2, corners and not width and height"
+            f"`box` {text}: expected x1,y1,x2,y2 with x1 < x2 and y1 < y2, corners and not width and height"
         )
     return box
 
@@ -114,7 +114,7 @@ def check_inside(box: Boxes, image: Tensor) -> None:
     if bool(boxes_outside(torch.from_numpy(box)[None], image)):
         height, width = image.shape[1:]
         given = ",".join(f"{value:g}" for value in box)
-        raise UsageError(f"--box {given} lies outside the query's picture, which is {width} x {height} pixels")
+        raise UsageError(f"`box` {given} lies outside the query's picture, which is {width} x {height} pixels")
 
 
 def search_folder(
@@ -164,7 +164,7 @@ def search_folder(
         raise DataError(f"none of {len(images)} pictures can be read; the first: {ranking.unreadable[0]}")
     if not ranking.hits:
         raise DataError(
-            f"nobody found in {len(images)} pictures at a score of {score_threshold:g}; lower --search-threshold"
+            f"nobody found in {len(images)} pictures at a score of {score_threshold:g}; lower `search_threshold`"
         )
     return ranking
 
@@ -181,7 +181,7 @@ def draw_ranking(query: Tensor, box: Boxes, ranking: FolderRanking, *, query_nam
 def check_picture_name(path: Path) -> None:
     """Raise UsageError unless a picture can be written under this name."""
     if path.suffix.lower() not in DRAWN_SUFFIXES:
-        raise UsageError(f"--out {path}: expected a name that ends in {', '.join(DRAWN_SUFFIXES)}")
+        raise UsageError(f"`out` {path}: expected a name that ends in {', '.join(DRAWN_SUFFIXES)}")
 
 
 def write_picture(path: Path, picture: Image) -> None:

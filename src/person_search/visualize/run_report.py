@@ -42,7 +42,7 @@ def report_run(run_dir: Path, out: Path, *, evaluation: Path | None = None, max_
     chosen, notes = choose_evaluation(run_dir, evaluation)
     folder, record, config = chosen.folder, chosen.record, chosen.record.config
     results = read_results(folder / RESULTS)
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config)
     split = split_to_test(dataset, record.split, config)
     if fingerprint(split) != record.fingerprint:
         raise DataError(

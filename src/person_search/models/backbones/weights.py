@@ -83,13 +83,13 @@ def torchvision_weights(name: str) -> State:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise CheckpointError(
             f"cannot download ImageNet weights ({error}); put the file {file} into {folder}, "
-            "or use --weights FILE or --weights none"
+            "or use `weights` FILE or `weights` none"
         ) from None
 
 
 def _read(path: Path) -> State:
     if not path.is_file():
-        raise UsageError(f"--weights: no file '{path}' (known names: imagenet, none)")
+        raise UsageError(f"`weights`: no file '{path}' (known names: imagenet, none)")
     try:
         content = _open(path)
     except Exception as error:
