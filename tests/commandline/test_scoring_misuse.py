@@ -17,6 +17,7 @@ from scipy.io import loadmat, savemat
 from person_search.commandline import cli
 from person_search.config import Config, with_settings
 from person_search.data.catalogue import open_dataset
+from person_search.errors import as_options
 from person_search.evaluation.chance import random_predictions
 from person_search.evaluation.predictions import CONTEXT, REQUIRED
 from person_search.evaluation.results import read_results
@@ -214,12 +215,12 @@ def test_what_scores_nothing_says_so(sets: Path, tmp_path: Path, capsys: pytest.
     assert warnings("score", "--predictions", str(good)) == []
     (found,) = warnings("score", "--predictions", str(low), "--json", str(tmp_path / "low.json"))
     assert found.startswith(nothing)
-    assert read_results(tmp_path / "low.json").notes == [found.removeprefix("warning: ")]
+    assert [*map(as_options, read_results(tmp_path / "low.json").notes)] == [found.removeprefix("warning: ")]
     (found,) = warnings("score", "--predictions", str(raw))
     assert found.startswith(varied)
     both = warnings("compare", str(low), str(raw), "--json", str(tmp_path / "compared.json"))
     assert [line.startswith(start) for line, start in zip(both, (nothing, varied), strict=True)] == [True, True]
-    notes = json.loads((tmp_path / "compared.json").read_text())["notes"]
+    notes = [as_options(line) for line in json.loads((tmp_path / "compared.json").read_text())["notes"]]
     assert [f"warning: {note}" for note in notes] == both
 
 

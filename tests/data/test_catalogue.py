@@ -80,7 +80,7 @@ def test_an_opened_split_has_no_unlabelled_ids_and_names_what_is_odd() -> None:
         "'coco test': 1 times a person has several boxes in one scene: the first one annotated is the true one in "
         "search (id B/9 in 'z')",
         "'coco test': 1 ids have several boxes in many scenes and are probably nobody's; if so, name them in "
-        "--unlabelled-ids (id A/7: in 4 of its 4 scenes)",
+        "`unlabelled_ids` (id A/7: in 4 of its 4 scenes)",
     )
     dataset.config = DataConfig(unlabelled_ids=("7", "B/9", "12"))
     opened = open_split(dataset, "test")
@@ -88,8 +88,8 @@ def test_an_opened_split_has_no_unlabelled_ids_and_names_what_is_odd() -> None:
     assert (opened.num_identities, opened.identity_names) == (1, ("A/9",))
     assert [(query.scene, query.person_id, query.box[0]) for query in opened.queries] == [(0, 0, 2.0)]
     assert opened.notes == (
-        "'coco test': 1 of --unlabelled-ids are nobody's id in this split (12)",
-        "'coco test': 2 ids count as no identity, as --unlabelled-ids says (A/7, B/9)",
+        "'coco test': 1 of `unlabelled_ids` are nobody's id in this split (12)",
+        "'coco test': 2 ids count as no identity, as `unlabelled_ids` says (A/7, B/9)",
         "'coco test': 2 queries for them are left out",
     )
     dataset.config = DataConfig(unlabelled_ids=("9",))

@@ -388,7 +388,7 @@ def test_why_there_are_no_queries(tmp_path: Path) -> None:
     write_sequence(tmp_path / "A", frames(1, 10), skip=())
     assert notes_of(tmp_path, mot_min_gap=2.5) == []
     assert notes_of(tmp_path, mot_min_gap=2.6) == [
-        f"'{tmp_path}': no test box is of a person seen again at least 2.6 s away: no queries; shorten --mot-min-gap"
+        f"'{tmp_path}': no test box is of a person seen again at least 2.6 s away: no queries; shorten `mot_min_gap`"
     ]
 
 

@@ -92,14 +92,14 @@ def test_embeddings_weighted_by_their_scores_are_meant_so(predictions: Predictio
 def test_no_or_hardly_any_detection_reaches_the_threshold(predictions: Predictions, split: Split) -> None:
     low = replace(predictions, scores=predictions.scores / 4)
     (note,) = notes(low, split)
-    assert "0 of 48 detections reach --search-threshold 0.5 and --detection-threshold 0.5, for 48 true boxes" in note
+    assert "0 of 48 detections reach `search_threshold` 0.5 and `detection_threshold` 0.5, for 48 true boxes" in note
     assert f"the highest score is {low.scores.max():.3g}" in note
     scores = low.scores.copy()
     scores[[5, 6, 7, 8]] = 0.9
     few = replace(low, scores=scores)
     assert "4 of 48 detections reach `search_threshold` 0.5 and" in notes(few, split)[0]
     (only,) = notes(few, split, detection_threshold=0.01)
-    assert "4 of 48 detections reach --search-threshold 0.5, for 48" in only
+    assert "4 of 48 detections reach `search_threshold` 0.5, for 48" in only
     scores[9] = 0.9
     assert notes(replace(low, scores=scores), split) == []
 

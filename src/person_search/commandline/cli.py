@@ -1,4 +1,10 @@
-"""The entry point: which command is asked for, and how its errors are shown. Only that command's parts are imported."""
+"""The entry point: which command is asked for, and how its errors are shown. Only that command's parts are imported.
+
+``dispatch`` here calls the function of ``parsing`` that has the command's name. It reads the options, which ``options``
+declares for each command from the parts in ``shared_options``; ``flags`` turns settings into options and reads words
+into values. The function then calls ``run_*`` of ``commands``, which does the work. ``reference_options`` stands apart:
+it reads the reference implementation's command line for ``main.py``, which calls ``commands`` too.
+"""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def read_method_settings(tree: Any, source: str) -> MethodSettings:
     """The settings of a method as a checkpoint keeps them. Raises UsageError where this version does not know them."""
     if isinstance(tree, dict) and tree.get("cws"):
         log.warning(
-            "%s: its 'cws' of version 0.1.0 is a setting of the evaluation now: give `cws`, unless the config.yaml "
+            "%s: its 'cws' of version 0.1.0 is a setting of the evaluation now: give --cws, unless the config.yaml "
             "beside it does",
             source,
         )
