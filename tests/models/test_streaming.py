@@ -16,6 +16,7 @@ from person_search.data.target import Target
 from person_search.models import streaming
 from person_search.models.building import build_model
 from person_search.models.detections import Detections, GivenPerson, ImageResult
+from person_search.models.inference import prepare_for_inference
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.models.streaming import detections_of
 
@@ -71,7 +72,8 @@ def no_thread_is_left() -> Iterator[None]:
 def model() -> PersonSearchModel:
     torch.manual_seed(0)
     small = {"backbone": "resnet18", "width": 0.125, "weights": "none", "shorter_side": (64,), "longer_side": 96}
-    return build_model(method_settings("baseline", **small, score_threshold=0.0, rpn_post_nms_test=20), 3).eval()
+    model = build_model(method_settings("baseline", **small, score_threshold=0.0, rpn_post_nms_test=20), 3).eval()
+    return prepare_for_inference(model)
 
 
 def readers() -> list[threading.Thread]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ class PersonSearchModel(nn.Module, abc.ABC):
 
     Attributes:
         metrics: scalars of the newest training batch to log beside its losses; nan where there is no value.
+        prepared: whether this is a copy for inference (``prepare_for_inference``), which cannot be trained.
         keep_samples: whether a training batch leaves ``samples``.
         samples: per image of that batch the regions that trained detection, (n, 4) in its pixels, and their (n,)
             labels: identity, -1 a person without, below: background.
@@ -61,6 +62,7 @@ class PersonSearchModel(nn.Module, abc.ABC):
         self.config = config
         self.num_identities = num_identities
         self.metrics: dict[str, Tensor] = {}
+        self.prepared = False
         self.keep_samples = False
         self.samples: list[tuple[Tensor, Tensor]] = []
 
@@ -96,6 +98,9 @@ class PersonSearchModel(nn.Module, abc.ABC):
         """What to compile and to keep channels last."""
         return HeavyParts()
 
+    def fold_normalisation(self) -> None:
+        """Fold normalisations into the convolutions before them, for good; the model is a copy for inference."""
+
     def propose(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]] | None:
         """What a first stage proposes: (n, 4) boxes, in pixels of each image, and (n,) logits, best first.
 
@@ -117,6 +122,12 @@ class PersonSearchModel(nn.Module, abc.ABC):
         if targets is None or len(targets) != len(images):
             raise ValueError("training mode needs one target per image; call .eval() to detect")
         return self.losses(images, targets)
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``. Raises ValueError for a copy that was prepared for inference."""
+        if mode and self.prepared:
+            raise ValueError("this is a copy for inference, which cannot be trained; train the model it is a copy of")
+        return super().train(mode)
 
     @property
     def device(self) -> torch.device:

@@ -18,6 +18,7 @@ from person_search.models.backbones.building import build_backbone
 from person_search.models.box_heads import KeptBoxes, candidates, keep_beside, keep_best, moved
 from person_search.models.detections import Detections, GivenPerson, ImageResult
 from person_search.models.image_transform import ImageBatch, ImageTransform
+from person_search.models.inference import fold_normalisation
 from person_search.models.person_search_model import HeavyParts, PersonSearchModel
 from person_search.models.roi_sampling import BOX_CLAMP, DetectionSampler, SampledRois
 from person_search.models.rpn import RPN
@@ -177,6 +178,15 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
         to image.
         """
         return HeavyParts([self.trunk], [getattr(self, name) for name in self.tops], [self.rpn])
+
+    def fold_normalisation(self) -> None:
+        """In trunk and tops, each tried on noise of the shape that it reads."""
+        draw = torch.Generator().manual_seed(0)
+        image = torch.randn(1, 3, 64, 96, generator=draw).to(self.device)
+        fold_normalisation(self.trunk, image)
+        rois = torch.randn(2, self.trunk.channels, *self.config.rois.size, generator=draw).to(self.device)
+        for name in self.tops:
+            fold_normalisation(getattr(self, name), rois)
 
     # Shared parts.
 

@@ -20,6 +20,7 @@ from person_search.data.notes import Notes
 from person_search.data.scene import Boxes
 from person_search.data.unreadable import UnreadableImageError
 from person_search.errors import DataError, UsageError
+from person_search.models.inference import prepare_for_inference
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.models.streaming import boxes_outside, detections_of
 from person_search.runtime.files import output_file
@@ -144,6 +145,7 @@ def search_folder(
 
     Raises DataError when no picture can be read, or nobody is found in any.
     """
+    model = prepare_for_inference(model)
     asked = detections_of(model, [query], with_boxes=[torch.from_numpy(box)[None]], detect=False)
     wanted = next(asked).given[0].embedding.double()
     ranking = FolderRanking()
