@@ -131,6 +131,7 @@ def settings_of(options: argparse.Namespace) -> list[dict[str, Any]]:
             "channels_last": options.channels_last,
             "compile": options.compile,
             "checkpoint_trunk": getattr(options, "checkpoint_trunk", False),
+            "checkpoint_heads": getattr(options, "checkpoint_heads", False),
         }
         for method, size, batch, precision in every
     ]

@@ -52,4 +52,5 @@ def measure(config: Config, split: Split, options: argparse.Namespace) -> dict[s
 if __name__ == "__main__":
     parser = arguments_of(__doc__ or "")
     parser.add_argument("--checkpoint-trunk", action="store_true", help="recompute the trunk instead of keeping it")
+    parser.add_argument("--checkpoint-heads", action="store_true", help="the same for the heads")
     show("Training", measure_all(parser.parse_args(), measure))

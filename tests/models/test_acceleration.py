@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_models import METHODS
 
 from person_search.config import TrainingConfig, method_settings
 from person_search.data.target import Target
@@ -16,10 +17,10 @@ from person_search.models.person_search_model import PersonSearchModel
 PEOPLE = Target(torch.tensor([[5.0, 8, 20, 45], [40, 5, 60, 50]]), torch.tensor([0, 2]), torch.zeros(0, 4), seed=4)
 
 
-def small(**settings: object) -> PersonSearchModel:
+def small(method: str = "baseline", **settings: object) -> PersonSearchModel:
     torch.manual_seed(0)
     config = method_settings(
-        "baseline",
+        method,
         backbone="resnet18",
         width=0.125,
         weights="none",
@@ -71,6 +72,22 @@ def test_recomputing_the_trunk_changes_nothing_and_keeps_less() -> None:
     assert kept(small(checkpoint_trunk=True)) < 0.6 * kept(small())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_recomputing_the_heads_changes_nothing(method: str) -> None:
+    """Running statistics and tables move once, as they would without."""
+    assert_same(trained(small(method)), trained(small(method, checkpoint_heads=True)))
+
+
+def test_recomputed_heads_keep_less() -> None:
+    def kept(model: PersonSearchModel) -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            model.train().top(torch.rand(8, model.trunk.channels, 14, 7))
+        return sum(sizes)
+
+    assert kept(small(checkpoint_heads=True)) < 0.6 * kept(small())
+
+
 @pytest.mark.slow
 def test_compiled_parts_are_trunk_and_top_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler's back end is left out: making code takes minutes and is not ours."""
@@ -92,11 +109,14 @@ def test_compiled_parts_are_trunk_and_top_and_change_nothing(monkeypatch: pytest
         torch.testing.assert_close(other.embeddings, one.embeddings, atol=1e-4, rtol=1e-4)
 
 
-def test_a_recomputed_trunk_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recomputed_part_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiled.append(self))
     model = small(compile=True, checkpoint_trunk=True)
     assert compiled == [model.top]
+    compiled.clear()
+    model = small(compile=True, checkpoint_heads=True)
+    assert compiled == [model.trunk]
 
 
 def test_one_process_synchronises_nothing() -> None:

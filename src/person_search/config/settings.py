@@ -121,6 +121,9 @@ class TrainingConfig(Section):
     checkpoint_trunk: bool = Field(
         False, description="compute the trunk's activations again for the gradient instead of keeping them: less memory"
     )
+    checkpoint_heads: bool = Field(
+        False, description="the same for what the heads compute of each RoI before they pool it"
+    )
     group_by_aspect_ratio: bool = Field(
         False, description="make batches of images of like shape, so that less is padding; reads all headers once"
     )

@@ -20,9 +20,10 @@ from person_search.models.detections import Detections, ImageResult
 class HeavyParts:
     """The parts of a network in which most of its time goes: what is worth compiling and keeping channels last.
 
+    One with an attribute ``recompute`` can compute its activations again for the gradient instead of keeping them.
+
     Attributes:
-        per_image: run once on a batch of whole images; compiled. One with an attribute ``recompute`` can compute its
-            activations again for the gradient instead of keeping them.
+        per_image: run once on a batch of whole images; compiled.
         per_region: run on as many regions as there happen to be; compiled for any number of them.
         uncompiled: kept channels last like the others, but not worth compiling.
     """

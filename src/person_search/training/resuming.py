@@ -29,6 +29,7 @@ ACCEPTED = {
     "channels_last": "rounding alone",
     "compile": "rounding alone",
     "checkpoint_trunk": "rounding alone",
+    "checkpoint_heads": "rounding alone",
     "max_skipped_steps": "when to give up, not what is trained",
     "checkpoint_every": "what is written, not what is trained; so are the next six",
     "keep_checkpoints": "",

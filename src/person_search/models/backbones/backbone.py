@@ -42,19 +42,33 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CAFFE = Normalisation((102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0), peak=255.0, bgr=True)
 
 
-class Trunk(nn.Module, abc.ABC):
+class Recomputable(nn.Module):
+    """A heavy part of a network, of parts that it runs one after the other by ``run``.
+
+    Attributes:
+        recompute: inner activations are not kept for the gradient but computed again when it needs them (Chen et
+            al., 2016): less memory for a third more work.
+    """
+
+    recompute = False
+
+    def run(self, part: nn.Module, x: Tensor) -> Tensor:
+        """``part`` of ``x``, recomputed for the gradient if that is asked for."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return part(x)
+        return checkpoint(part, x, use_reentrant=False, context_fn=partial(_counted_once, part))
+
+
+class Trunk(Recomputable, abc.ABC):
     """The part that reads the whole picture: (B, 3, H, W) -> C4, (B, ``channels``, H / ``stride``, W / ``stride``).
 
     Attributes:
         channels: C of its output.
         stride: pixels of the picture per cell of its output.
-        recompute: inner activations are not kept for the gradient but computed again when it needs them (Chen et
-            al., 2016): less memory for a third more work.
     """
 
     channels: int
     stride = 16
-    recompute = False
     norms_frozen = False
 
     @abc.abstractmethod
@@ -79,14 +93,8 @@ class Trunk(nn.Module, abc.ABC):
                 norm.eval()
         return self
 
-    def run(self, part: nn.Module, x: Tensor) -> Tensor:
-        """``part`` of ``x``, recomputed for the gradient if that is asked for."""
-        if not (self.recompute and torch.is_grad_enabled()):
-            return part(x)
-        return checkpoint(part, x, use_reentrant=False, context_fn=partial(_counted_once, part))
 
-
-class Top(nn.Module, abc.ABC):
+class Top(Recomputable, abc.ABC):
     """The part that reads each RoI: (R, C4, h, w) -> C5, (R, ``channels``, ceil(h / 2), ceil(w / 2)); R may be 0."""
 
     channels: int

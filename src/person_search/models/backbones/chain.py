@@ -27,10 +27,7 @@ class ChainTrunk(Trunk):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, channels, H / 16, W / 16)."""
-        for name in self.chain:
-            part = self.get_submodule(name)
-            # Parts without parts of their own are cheap, and one that works in place would spoil what is kept for it.
-            x = self.run(part, x) if any(part.children()) else part(x)
+        x = run_chain(self, x)
         return x.permute(0, 3, 1, 2) if self.channels_end else x
 
     def stem_parts(self) -> list[nn.Module]:
@@ -79,9 +76,17 @@ class ChainTop(Top):
         if self.even and (x.shape[2] % 2 or x.shape[3] % 2):
             x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), mode="replicate")
         x = x.permute(0, 2, 3, 1) if self.channels_end else x
-        for name in self.chain:
-            x = self.get_submodule(name)(x)
+        x = run_chain(self, x)
         return x.permute(0, 3, 1, 2) if self.channels_end else x
+
+
+def run_chain(owner: ChainTrunk | ChainTop, x: Tensor) -> Tensor:
+    """The parts of ``owner``, one after the other."""
+    for name in owner.chain:
+        part = owner.get_submodule(name)
+        # Parts without parts of their own are cheap, and one that works in place would spoil what is kept for it.
+        x = owner.run(part, x) if any(part.children()) else part(x)
+    return x
 
 
 def add_parts(module: nn.Module, parts: Mapping[str, nn.Module]) -> list[str]:

@@ -95,7 +95,7 @@ class ResNetTop(Top):
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, C4, h, w) -> (R, C5, ceil(h / 2), ceil(w / 2))."""
-        return self.layer4(self.layer3(x))
+        return self.run(self.layer4, self.run(self.layer3, x))
 
 
 class ResNet(Backbone):
