@@ -13,7 +13,7 @@ from golden_files import (
     assert_losses_agree,
     formula,
     layout,
-    pictures,
+    make_images,
     sample,
     training_step,
 )
@@ -80,9 +80,9 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(golden, model):
-    """Both pictures in one batch: each is to give what it gave by itself."""
+    """Both images in one batch: each is to give what it gave by itself."""
     boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
-    return model.eval().detect_and_embed(pictures(), boxes)
+    return model.eval().detect_and_embed(make_images(), boxes)
 
 
 @pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole outputs are not beside this checkout")
@@ -91,7 +91,7 @@ def test_what_is_kept_is_a_sample_of_the_whole():
     assert {*whole} - {*kept} == {"rgb", "lut"}
     assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
     assert np.allclose(whole["lut"], formula().table(20, 2048), rtol=0, atol=1e-7)
-    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(pictures(), whole["rgb"], strict=True))
+    assert all(np.array_equal(image, rgb) for image, rgb in zip(make_images(), whole["rgb"], strict=True))
 
 
 def test_a_released_checkpoint_is_recognised_by_its_contents(model):
@@ -103,7 +103,7 @@ def test_a_released_checkpoint_is_recognised_by_its_contents(model):
 
 
 def test_proposals_agree(golden, model):
-    for i, (boxes, _) in enumerate(model.eval().propose(pictures())):
+    for i, (boxes, _) in enumerate(model.eval().propose(make_images())):
         assert golden.relative(f"rpn{i}_boxes", boxes[:20]) < 1e-4
 
 
@@ -122,7 +122,7 @@ def test_detections_and_query_embeddings_agree(golden, found):
 
 @pytest.fixture(scope="module")
 def step(golden, model):
-    return training_step(model, golden, pictures())
+    return training_step(model, golden, make_images())
 
 
 def test_losses_of_a_training_step_agree(golden, step):

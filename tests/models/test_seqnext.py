@@ -25,7 +25,7 @@ def small(**settings: object) -> SeqNeXt:
 
 
 @pytest.fixture
-def pictures() -> list[Tensor]:
+def images() -> list[Tensor]:
     draw = torch.Generator().manual_seed(1)
     return [torch.rand(3, 64, 96, generator=draw) for _ in range(2)]
 
@@ -34,12 +34,12 @@ def someone(seed: int | None = None) -> Target:
     return Target(torch.tensor([[5.0, 8, 20, 45]]), torch.tensor([0]), torch.zeros(0, 4), seed=seed)
 
 
-def test_the_second_head_gives_the_score_and_the_first_chooses_the_boxes(pictures: list[Tensor]) -> None:
+def test_the_second_head_gives_the_score_and_the_first_chooses_the_boxes(images: list[Tensor]) -> None:
     model = small().eval()
     with torch.no_grad():
         model.refined_cls_score.weight.zero_()
         model.refined_cls_score.bias.fill_(1.0)
-    for found in model(pictures):
+    for found in model(images):
         torch.testing.assert_close(found.scores, torch.full((len(found),), 1.0).sigmoid())
     with torch.no_grad():
         model.cls_score.weight.zero_()
@@ -50,17 +50,17 @@ def test_the_second_head_gives_the_score_and_the_first_chooses_the_boxes(picture
         model.bbox_pred.bias.zero_()
     first = small_models.small("seqnext", first_score_threshold=0.8)
     first.load_state_dict(model.state_dict())
-    assert [len(found) for found in first.eval()(pictures)] == [0, 0]
+    assert [len(found) for found in first.eval()(images)] == [0, 0]
 
 
-def test_with_a_resnet_all_normalisation_and_its_first_stage_are_frozen_too(pictures: list[Tensor]) -> None:
+def test_with_a_resnet_all_normalisation_and_its_first_stage_are_frozen_too(images: list[Tensor]) -> None:
     model = small(freeze=True).train()
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert not any("bn" in name or "downsample.1" in name for name in trained)
     assert not any(name.startswith(("trunk.conv1", "trunk.layer1")) for name in trained)
     assert {"trunk.layer2.0.conv1.weight", "top.layer4.0.conv1.weight"} <= trained
     before = {name: value.clone() for name, value in model.state_dict().items() if name.startswith(("trunk", "top"))}
-    model(pictures, [someone(), someone()])
+    model(images, [someone(), someone()])
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
     assert model.projection.levels["C5"][1].training
 
@@ -82,11 +82,11 @@ def test_normalisation_of_a_single_row_is_that_of_evaluation_and_leaves_it_as_it
     torch.testing.assert_close(found, norm.eval()(row))
 
 
-def test_one_person_alone_trains_re_id(pictures: list[Tensor]) -> None:
+def test_one_person_alone_trains_re_id(images: list[Tensor]) -> None:
     """All else lies on a region to ignore."""
     alone = Target(torch.tensor([[5.0, 8, 20, 45]]), torch.tensor([2]), torch.tensor([[0.0, 0, 96, 64]]))
     model = small(roi_fg_iou=1.0).train()
-    model(pictures[:1], [alone])
+    model(images[:1], [alone])
     assert bool(model.reid_loss.lut[2].any())
 
 
@@ -137,7 +137,7 @@ def test_the_tables_move_in_the_forward_pass_person_by_person() -> None:
     assert int(loss.queue_head) == 1
 
 
-def test_blocks_left_out_depend_on_the_image_alone(pictures: list[Tensor]) -> None:
+def test_blocks_left_out_depend_on_the_image_alone(images: list[Tensor]) -> None:
     """Batch normalisation, which sees all images, stands still."""
     settings = {"backbone": "convnext_tiny", "stochastic_depth": 0.5}
     model = small(**settings).train()
@@ -148,13 +148,13 @@ def test_blocks_left_out_depend_on_the_image_alone(pictures: list[Tensor]) -> No
     model.trunk.register_forward_hook(lambda part, given, output: maps.append(output))
     tops: list[Tensor] = []
     model.top.register_forward_hook(lambda part, given, output: tops.append(output))
-    model(pictures, [someone(1), someone(2)])
-    model(pictures[1:], [someone(2)])
-    model(pictures[1:], [someone(3)])
+    model(images, [someone(1), someone(2)])
+    model(images[1:], [someone(2)])
+    model(images[1:], [someone(3)])
     torch.testing.assert_close(maps[0][1:], maps[1])
     torch.testing.assert_close(tops[0][-len(tops[1]) :], tops[1])
     assert not torch.allclose(maps[1], maps[2])
-    one, other = (model.eval()(pictures)[0].embeddings for _ in range(2))
+    one, other = (model.eval()(images)[0].embeddings for _ in range(2))
     torch.testing.assert_close(one, other)
 
 
