@@ -158,6 +158,19 @@ def test_blocks_left_out_depend_on_the_image_alone(images: list[Tensor]) -> None
     torch.testing.assert_close(one, other)
 
 
+def test_recomputed_heads_leave_out_the_same_blocks_again(images: list[Tensor]) -> None:
+    """The first head's draws are overwritten before its activations are computed again."""
+
+    def gradients(*, recompute: bool) -> list[Tensor]:
+        model = small(backbone="convnext_tiny", stochastic_depth=0.5).train()
+        model.trunk.recompute = model.detection_top.recompute = model.top.recompute = recompute
+        sum(model(images, [someone(1), someone(2)]).values()).backward()
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    for kept, again in zip(gradients(recompute=False), gradients(recompute=True), strict=True):
+        torch.testing.assert_close(kept, again)
+
+
 def released(**more: Tensor) -> dict[str, Tensor]:
     """A checkpoint of the ResNet-50 variant as far as its names tell."""
     state = {

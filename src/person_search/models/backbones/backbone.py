@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from person_search.models.backbones.stochastic_depth import DrawnDepths, depths_as_drawn, drawn_depths
 from person_search.models.settings import BackboneSettings
 
 Cut = Literal["layer3-half", "layer3"]
@@ -146,8 +147,18 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 
 def _counted_once(part: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of the first and the second computation of ``part``: only the first moves running statistics."""
-    return nullcontext(), statistics_kept(part)
+    """Contexts of the first and the second computation of ``part``.
+
+    Only the first moves running statistics; the second leaves out the blocks that the first did, whatever was drawn
+    between them.
+    """
+    return nullcontext(), _once_more(part, drawn_depths(part))
+
+
+@contextmanager
+def _once_more(part: nn.Module, depths: DrawnDepths) -> Iterator[None]:
+    with statistics_kept(part), depths_as_drawn(depths):
+        yield
 
 
 @contextmanager

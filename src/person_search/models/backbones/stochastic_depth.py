@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def draw_depths(part: nn.Module, rows: Sequence[int], targets: Sequence[Target],
         targets: of the images.
         draw: which of their random numbers; see ``Draw``.
     """
-    blocks = [block for block in part.modules() if isinstance(block, StochasticDepth) and block.p > 0]
+    blocks = [block for block, _ in drawn_depths(part) if block.p > 0]
     if not blocks:
         return
     # On the CPU, so that a GPU leaves out the same ones.
@@ -64,3 +65,25 @@ def draw_depths(part: nn.Module, rows: Sequence[int], targets: Sequence[Target],
     device = next(part.parameters()).device
     for block, draws in zip(blocks, torch.cat(drawn, 1).to(device, non_blocking=True), strict=True):
         block.draws = draws
+
+
+DrawnDepths = list[tuple[StochasticDepth, Tensor | None]]
+"""Blocks and their ``draws``."""
+
+
+def drawn_depths(part: nn.Module) -> DrawnDepths:
+    """What is drawn for the blocks of ``part`` at present."""
+    return [(block, block.draws) for block in part.modules() if isinstance(block, StochasticDepth)]
+
+
+@contextmanager
+def depths_as_drawn(depths: DrawnDepths) -> Iterator[None]:
+    """Inside, the blocks have the draws that they had once."""
+    present = [block.draws for block, _ in depths]
+    for block, draws in depths:
+        block.draws = draws
+    try:
+        yield
+    finally:
+        for (block, _), draws in zip(depths, present, strict=True):
+            block.draws = draws
