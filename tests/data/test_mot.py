@@ -372,7 +372,7 @@ def test_declared_size(tmp_path: Path, given: str, size: tuple[int, int] | None)
     [
         ({"mot_train_share": 1.0}, "test", "'A' has frames 1 to 10, those up to 10 train; change it"),
         ({"mot_train_share": 0.0}, "train", "'A' has frames 1 to 10, those up to 0 train; change it"),
-        ({"mot_split": "sequence"}, "train", "by sequence gives 0 of 1 sequence.s. to training; .* --mot-split time"),
+        ({"mot_split": "sequence"}, "train", "by sequence gives 0 of 1 sequence.s. to training; .* `mot_split` time"),
     ],
 )
 def test_why_a_split_is_empty(tmp_path: Path, settings: dict[str, object], name: SplitName, expected: str) -> None:

@@ -117,7 +117,7 @@ def test_a_small_shared_memory_is_no_hindrance_and_a_full_one_is_named(tmp_path:
     assert done.stderr == ""
     count, said = done.stdout.splitlines()
     assert int(count) == 3 * 2 * COUNT + COUNT
-    assert all(part in said for part in ("No space left on device", "/dev/shm", "--workers 0"))
+    assert all(part in said for part in ("No space left on device", "/dev/shm", "`workers` 0"))
 
 
 def test_workers_that_cannot_start_are_an_error_that_says_so(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +132,9 @@ KILLED = Path(__file__).with_name("killed_workers.py")
 @pytest.mark.parametrize(
     ("scenario", "said"),
     [
-        ("training", r"lost \(DataLoader worker \(pid.*memory.*--workers"),
-        ("scenes", r"lost \(DataLoader worker \(pid.*memory.*--workers"),
-        ("unreadable", r"lost \(DataLoader worker \(pid.*memory.*--workers"),
+        ("training", r"lost \(DataLoader worker \(pid.*memory.*`workers`"),
+        ("scenes", r"lost \(DataLoader worker \(pid.*memory.*`workers`"),
+        ("unreadable", r"lost \(DataLoader worker \(pid.*memory.*`workers`"),
         ("working", "Killed"),
         ("stopped", f"the others {COUNT - 1}, then -15"),
     ],

@@ -175,7 +175,7 @@ def test_refused_changes_are_listed_and_nothing_is_touched(make_config: MakeConf
     assert "anchor_sizes: [24.0, 40.0] -> [20.0, 40.0], max_epochs: 2 -> 1, lr: 0.003 -> 0.1" in told
     assert "search_threshold: 0.5 -> 0.4; " in told
     assert "workers" not in told
-    assert "--max-steps" in told
+    assert "`max_steps`" in told
     assert "\n" not in told
     assert contents(config.training.run_dir) == before
 
