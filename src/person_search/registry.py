@@ -134,6 +134,7 @@ methods = Registry(
         "nae4ps": "person_search.models.nae4ps:NAE4PS",
         "nae-plus": "person_search.models.nae_plus:NAEPlus",
         "seqnet": "person_search.models.seqnet:SeqNet",
+        "seqnext": "person_search.models.seqnext:SeqNeXt",
     },
     settings={
         "baseline": "person_search.models.method_settings:BaselineSettings",
@@ -142,6 +143,7 @@ methods = Registry(
         "nae4ps": "person_search.models.method_settings:Nae4psSettings",
         "nae-plus": "person_search.models.method_settings:NaePlusSettings",
         "seqnet": "person_search.models.method_settings:SeqNetSettings",
+        "seqnext": "person_search.models.method_settings:SeqNeXtSettings",
     },
     usual_settings="person_search.config:MethodSettings",
 )
@@ -168,11 +170,13 @@ losses = Registry(
     {
         "oim": "person_search.models.oim_loss:OIMLoss",
         "oim-sequential": "person_search.models.sequential_oim_loss:SequentialOIMLoss",
+        "oim-safe": "person_search.models.sequential_oim_loss:SafeOIMLoss",
         "softmax": "person_search.models.softmax_loss:SoftmaxLoss",
     },
     settings={
         "oim": "person_search.models.settings:OimLossSettings",
         "oim-sequential": "person_search.models.settings:SequentialOimLossSettings",
+        "oim-safe": "person_search.models.settings:SafeOimLossSettings",
         "softmax": "person_search.models.settings:LossSettings",
     },
     usual_settings="person_search.models.settings:LossSettings",
@@ -188,6 +192,7 @@ backbones = Registry(
         "convnext_tiny": "person_search.models.backbones.convnext:ConvNeXtBackbone",
         "convnext_small": "person_search.models.backbones.convnext:ConvNeXtBackbone",
         "convnext_base": "person_search.models.backbones.convnext:ConvNeXtBackbone",
+        "convnext_large": "person_search.models.backbones.convnext:ConvNeXtBackbone",
         "timm:NAME": "person_search.models.backbones.timm_network:TimmNetwork",
     },
     settings={
@@ -195,7 +200,8 @@ backbones = Registry(
             ("resnet18", "resnet34", "resnet50", "resnet101"), "person_search.models.settings:ResNetSettings"
         ),
         **dict.fromkeys(
-            ("convnext_tiny", "convnext_small", "convnext_base"), "person_search.models.settings:ConvNeXtSettings"
+            ("convnext_tiny", "convnext_small", "convnext_base", "convnext_large"),
+            "person_search.models.settings:ConvNeXtSettings",
         ),
     },
     usual_settings="person_search.models.settings:BackboneSettings",

@@ -25,6 +25,8 @@ def tensor(key, shape, seed=0):
         values = generator.uniform(0.5, 1.5, shape)
     elif leaf == "running_mean":
         values = generator.normal(0, 0.1, shape)
+    elif leaf == "layer_scale":  # large enough that a ConvNeXt's blocks count
+        values = generator.uniform(0.1, 0.5, shape)
     elif leaf == "bias":
         values = generator.normal(0, 0.05, shape)
     elif len(shape) >= 2:  # convolutions and linear layers: He initialisation

@@ -140,7 +140,7 @@ def test_a_convnext_cut_either_way_is_the_network_of_torchvision(tmp_path) -> No
         torch.testing.assert_close(backbone.make_top().eval()(backbone.trunk.eval()(picture(1, 64, 96))), wanted)
 
 
-@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_small", "convnext_base"])
+@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_small", "convnext_base", "convnext_large"])
 def test_convnexts_have_torchvisions_names_and_sizes(name: str) -> None:
     with torch.device("meta"):
         theirs = getattr(zoo, name)()

@@ -49,7 +49,7 @@ def people(*ids):
 def test_training_step_gives_finite_losses_and_gradients(method, levels, reid_loss):
     model = small(method, levels=levels, reid_loss=reid_loss).train()
     losses = model(make_images(), [people(0, -1), people(2)])
-    first_head = {"detection_classification", "detection_box"} if method == "seqnet" else set()
+    first_head = {"detection_classification", "detection_box"} if method in {"seqnet", "seqnext"} else set()
     assert set(losses) == {"rpn_objectness", "rpn_box", "classification", "box", "reid"} | first_head
     total = sum(losses.values())
     assert torch.isfinite(total)
@@ -113,7 +113,7 @@ def test_nothing_found_is_an_empty_result(method):
     for detections in model(make_images()):
         assert detections.boxes.shape == (0, 4)
         assert detections.embeddings.shape[0] == 0
-        assert detections.embeddings.shape[1] == {"baseline": 64}.get(method, 256)
+        assert detections.embeddings.shape[1] == {"baseline": 64, "seqnext": 2048}.get(method, 256)
 
 
 @pytest.mark.parametrize("method", METHODS)

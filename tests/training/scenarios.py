@@ -42,9 +42,11 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "seqnet": {"method": "seqnet"},
     "nae4ps": {"method": "nae4ps"},
     "nae-plus": {"method": "nae-plus"},
+    # Blocks are left out at random, and the first stage is a stem of its own.
+    "seqnext": {"method": "seqnext", "backbone": "convnext_tiny"},
 }
 """Settings of the trainings that must not depend on the number of processes."""
-METHODS = ["baseline", "oim", "nae", "seqnet", "nae4ps", "nae-plus"]
+METHODS = ["baseline", "oim", "nae", "seqnet", "nae4ps", "nae-plus", "seqnext"]
 """The methods whose steps must not."""
 
 

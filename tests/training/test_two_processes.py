@@ -84,7 +84,7 @@ def test_a_run_that_one_process_began_goes_on_with_two(runs: tuple[Path, Path]) 
     assert two.training["position"]["step"] == one.training["position"]["step"] == 4
 
 
-@pytest.mark.parametrize("name", ["baseline", "oim", "nae"])
+@pytest.mark.parametrize("name", scenarios.METHODS)
 def test_a_process_whose_images_hold_nobody_takes_part(runs: tuple[Path, Path], name: str) -> None:
     one, two = (torch.load(root / f"step-{name}.pt", weights_only=True) for root in runs)
     assert_same(one["model"], two["model"])

@@ -39,10 +39,10 @@ def normalised_box_layer(channels: int) -> nn.Sequential:
 
 
 def box_loss(deltas: Tensor, sampled: list[SampledRois], weight: float) -> Tensor:
-    """Smooth L1 (beta 1) of (n, 8) ``deltas``: sum over people / RoIs sampled, times ``weight``."""
+    """Smooth L1 (beta 1) of (n, 4 or 8) ``deltas``: sum over people / RoIs sampled, times ``weight``."""
     person = torch.cat([rois.is_person for rois in sampled])
     wanted = torch.cat([rois.deltas for rois in sampled])
-    loss = F.smooth_l1_loss(deltas[person, 4:], wanted[person], beta=1.0, reduction="sum")
+    loss = F.smooth_l1_loss(deltas[person, -4:], wanted[person], beta=1.0, reduction="sum")
     return weight * loss / mean_count(person.new_tensor(person.numel(), dtype=torch.float32))
 
 
@@ -61,8 +61,8 @@ def binary_classification_loss(logits: Tensor, sampled: list[SampledRois]) -> Te
 
 
 def moved(boxes: Tensor, deltas: Tensor, size: tuple[int, int], box_coder: BoxCoder) -> Tensor:
-    """(n, 4) ``boxes`` where their (n, 8) ``deltas`` put a person, clipped to an image of ``size`` (height, width)."""
-    return clip_boxes_to_image(box_coder.decode_single(deltas[:, 4:], boxes), size)
+    """(n, 4) ``boxes`` where the last 4 of ``deltas`` put a person, clipped to an image of ``size`` (height, width)."""
+    return clip_boxes_to_image(box_coder.decode_single(deltas[:, -4:], boxes), size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def candidates(
     Args:
         proposals: (n, 4) in pixels of the batch.
         scores: (n,) in 0..1.
-        deltas: (n, 8); the last four are the person's.
+        deltas: (n, 4 or 8); the last four are the person's.
         size: (height, width) of the image in the batch.
     """
     boxes = moved(proposals, deltas, size, box_coder)

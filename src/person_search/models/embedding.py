@@ -50,6 +50,27 @@ class Projection(nn.Module):
         return torch.cat([part(pooled[level]).float() for level, part in self.levels.items()], dim=1)
 
 
+class SingleRowBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that also trains on a single row, by its running statistics, which then stay as they are."""
+
+    trains_on_one = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, C) -> (n, C)."""
+        if self.training and len(x) == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class SingleRowProjection(Projection):
+    """``Projection`` that also trains on a single row."""
+
+    @staticmethod
+    def layers(inputs: int, outputs: int, *, bias: bool) -> tuple[nn.Linear | nn.Conv2d, _BatchNorm]:
+        """The two layers of a level."""
+        return nn.Linear(inputs, outputs, bias=bias), SingleRowBatchNorm(outputs)
+
+
 class MapProjection(Projection):
     """``Projection`` of every pixel (NAE+; Chen et al., CVPR 2020): the maps of all levels in the size of C5's."""
 

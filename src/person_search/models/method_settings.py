@@ -11,6 +11,7 @@ from person_search.config import AtLeastOne, Positive, Share
 from person_search.config.sections import Section
 from person_search.models.settings import (
     BackboneSettings,
+    ConvNeXtSettings,
     DetectionSettings,
     ImageSettings,
     Level,
@@ -18,6 +19,7 @@ from person_search.models.settings import (
     ResNetSettings,
     RoiSettings,
     RpnSettings,
+    SafeOimLossSettings,
     SequentialOimLossSettings,
     TwoStageSettings,
 )
@@ -104,3 +106,18 @@ class SeqNetSettings(TorchvisionSettings):
     refined_box_loss_weight: Positive = Field(1.0, description="weight of the second head's box loss")
     first: FirstDetectionSettings = FirstDetectionSettings()
     detections: DetectionSettings = DetectionSettings(score_threshold=0.5, nms_threshold=0.5, max_detections=300)
+
+
+class SeqNeXtSettings(SeqNetSettings):
+    """SeqNeXt (Jaffe and Zakhor, WACV 2023)."""
+
+    method: str = "seqnext"
+    backbone: SerializeAsAny[BackboneSettings] = ConvNeXtSettings(name="convnext_base", freeze=None)
+    rpn: RpnSettings = RpnSettings(
+        anchor_sizes=(32.0, 64.0, 128.0, 256.0, 512.0),
+        anchor_ratios=(0.5, 1.0, 2.0),
+        min_side=1e-3,
+        box_loss_beta=1 / 9,
+    )
+    embedding_size: AtLeastOne = Field(2048, description="numbers of the re-ID embedding, split evenly over the levels")
+    loss: SerializeAsAny[LossSettings] = SafeOimLossSettings(weight=1.0)

@@ -99,14 +99,18 @@ class OIMLoss(IdentityTables):
         self.lut.copy_(torch.where((last >= 0)[:, None], moved, self.lut))
 
 
-def labelled_cross_entropy(logits: Tensor, labels: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
+def labelled_cross_entropy(
+    logits: Tensor, labels: Tensor, labelled: Tensor, *, among: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy and top-1 accuracy over the rows of ``labelled``, divided by their number in all processes.
 
-    The mean of each over processes is the mean over all rows of all processes.
+    The mean of each over processes is the mean over all rows of all processes. Given (n,) bool ``among``, the
+    cross-entropy is divided by the number of those rows instead.
     """
     classes = labels.clamp(min=0)
     losses = F.cross_entropy(logits, classes, reduction="none")
     count = mean_count(labelled.sum())
-    loss = torch.where(labelled, losses, 0.0).sum() / count
+    divisor = count if among is None else mean_count(among.sum())
+    loss = torch.where(labelled, losses, 0.0).sum() / divisor
     correct = (logits.detach().argmax(1) == classes) & labelled
     return loss, correct.sum() / count

@@ -17,9 +17,12 @@ class Draw(enum.IntEnum):
     ANCHORS = 1
     ROIS = 2
     LATER_ROIS = 3
+    TRUNK_DEPTH = 16
+    TOP_DEPTH = 17
+    """And the numbers after it, for one copy of the backbone's top each."""
 
 
-def generator_of(target: Target, draw: Draw, device: torch.device) -> torch.Generator | None:
+def generator_of(target: Target, draw: int, device: torch.device) -> torch.Generator | None:
     """The random numbers of ``draw`` for the image of ``target``; None, torch's global ones, where it has no seed."""
     if target.seed is None:
         return None

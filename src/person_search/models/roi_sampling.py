@@ -67,10 +67,15 @@ Rois = TypeVar("Rois", bound=LabelledRois)
 def enough_to_normalise(rois: list[Rois], head: nn.Module) -> list[Rois]:
     """The RoIs of all images, or none of them where batch normalisation in ``head`` cannot train on so few.
 
-    It trains on two rows at least. With none the same path is gone, for the other processes' sake: they wait for this
-    one's gradients and normalisation, and it needs their embeddings in its tables.
+    It trains on two rows at least, but for a kind with ``trains_on_one``. With none the same path is gone, for the
+    other processes' sake: they wait for this one's gradients and normalisation, and it needs their embeddings in its
+    tables.
     """
-    norms = [part for part in head.modules() if isinstance(part, _BatchNorm) and part.training]
+    norms = [
+        part
+        for part in head.modules()
+        if isinstance(part, _BatchNorm) and part.training and not getattr(part, "trains_on_one", False)
+    ]
     number = sum(len(each.labels) for each in rois)
     if any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
         number = sum_over_ranks(number, rois[0].labels.device)

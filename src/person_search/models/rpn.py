@@ -41,7 +41,7 @@ class RPN(RegionProposalNetwork):
     """torchvision's RPN with the person-search literature's losses and filtering.
 
     Ranking and NMS use the raw logits (a sigmoid first would tie saturated scores), no box is too small but for
-    ``min_side``, the box loss is L1, and regions to ignore yield neither positive nor negative anchors.
+    ``min_side``, the box loss is L1 or smooth L1, and regions to ignore yield neither positive nor negative anchors.
     """
 
     def __init__(self, channels: int, config: RpnSettings):
@@ -59,6 +59,7 @@ class RPN(RegionProposalNetwork):
         )
         self.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0), BOX_CLAMP)
         self.min_side = config.min_side
+        self.box_loss_beta = config.box_loss_beta
 
     def propose(
         self, batch: ImageBatch, features: Tensor, targets: list[Target] | None = None
@@ -123,7 +124,7 @@ class RPN(RegionProposalNetwork):
         labels: list[Tensor],
         regression_targets: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy, mean over sampled anchors; L1, sum over positives / number sampled.
+        """Binary cross-entropy, mean over sampled anchors; smooth L1, sum over positives / number sampled.
 
         ``labels``, per image: 1 a person, 0 background, -1 not sampled.
         """
@@ -133,7 +134,11 @@ class RPN(RegionProposalNetwork):
         objectness_loss = (
             F.binary_cross_entropy_with_logits(objectness.flatten()[sampled], wanted[sampled], reduction="sum") / count
         )
-        box_loss = (
-            F.l1_loss(pred_bbox_deltas[positive], torch.cat(regression_targets)[positive], reduction="sum") / count
+        # Smooth L1 is L1 where beta is 0.
+        box_loss = F.smooth_l1_loss(
+            pred_bbox_deltas[positive],
+            torch.cat(regression_targets)[positive],
+            reduction="sum",
+            beta=self.box_loss_beta,
         )
-        return objectness_loss, box_loss
+        return objectness_loss, box_loss / count

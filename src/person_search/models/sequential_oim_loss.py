@@ -1,4 +1,4 @@
-"""Online Instance Matching as its authors' code computes it, and SeqNet, NAE and COAT after it."""
+"""Online Instance Matching as its authors' code computes it, and SeqNet, NAE, COAT and SeqNeXt after it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from person_search.models.oim_loss import IdentityTables, labelled_cross_entropy
-from person_search.models.settings import SequentialOimLossSettings
+from person_search.models.settings import SafeOimLossSettings, SequentialOimLossSettings
 
 
 class SequentialOIMLoss(IdentityTables):
@@ -51,3 +51,26 @@ class SequentialOIMLoss(IdentityTables):
         places = self.queue_head + torch.arange(len(unlabelled), device=self.queue.device)
         self.queue[places[-length:] % length] = unlabelled[-length:]
         self.queue_head.copy_((self.queue_head + len(unlabelled)) % length)
+
+
+class SafeOIMLoss(SequentialOIMLoss):
+    """Online Instance Matching that rows without a person do not disturb (Jaffe and Zakhor, WACV 2023).
+
+    A row of either table that nothing has filled yet counts as the opposite of everybody, with a cosine of -1; a
+    person whose own row is empty has nothing to learn from it, which counts as a cosine of 1. Cross-entropy is divided
+    by the number of all people, those without identity included. The tables move at once, person by person as in
+    ``SequentialOIMLoss``, but not in the backward pass. Arguments are those of ``IdentityTables``.
+    """
+
+    Settings = SafeOimLossSettings
+
+    def compare(
+        self, embeddings: Tensor, labels: Tensor, all_embeddings: Tensor, all_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy; the tables move here."""
+        tables = torch.cat([self.lut, self.queue])
+        empty = ~tables.any(1)
+        own = F.one_hot(labels.clamp(min=0), len(tables)).bool()
+        cosines = (embeddings @ tables.t()).masked_fill(empty, -1.0).masked_fill(empty & own, 1.0)
+        self._update(all_embeddings, all_labels)
+        return labelled_cross_entropy(self.scale * cosines, labels, labels >= 0, among=labels >= -1)

@@ -21,7 +21,9 @@ class BackboneSettings(Section):
     chooser = "name"
     flat_names: ClassVar[dict[str, str]] = {"name": "backbone", "weights": "weights", "freeze": "freeze"}
 
-    name: str = Field(description="resnet18, 34, 50, 101, convnext_tiny, _small, _base, timm:NAME, or a plug-in's")
+    name: str = Field(
+        description="resnet18, 34, 50, 101, convnext_tiny, _small, _base, _large, timm:NAME, or a plug-in's"
+    )
     weights: str = Field("imagenet", description="start of the backbone: imagenet, none, or the path of a weights file")
     freeze: bool | None = Field(
         False,
@@ -53,6 +55,10 @@ class ConvNeXtSettings(BackboneSettings):
     """ConvNeXt (Liu et al., CVPR 2022)."""
 
     width: Positive = Field(1.0, description="multiplies the backbone's channels; weights from files need 1")
+    stochastic_depth: Share | None = Field(
+        None,
+        description="chance that training leaves out the last block, earlier ones by their place; None: the network's",
+    )
 
 
 class ResNetSettings(BackboneSettings):
@@ -110,6 +116,9 @@ class RpnSettings(Section):
     min_side: Annotated[float, Field(ge=0)] = Field(
         0.0, description="RPN: proposals with a shorter side than this, pixels of the resized image, are dropped"
     )
+    box_loss_beta: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="RPN: below this error the box loss is quadratic (smooth L1); 0: L1 throughout"
+    )
     pre_nms_train: AtLeastOne = Field(12000, description="RPN: proposals before NMS in training")
     pre_nms_test: AtLeastOne = Field(6000, description="RPN: proposals before NMS in test")
     post_nms_train: AtLeastOne = Field(2000, description="RPN: proposals kept in training")
@@ -163,7 +172,7 @@ class LossSettings(Section):
     chooser = "name"
     flat_names: ClassVar[dict[str, str]] = {"name": "reid_loss", "weight": "reid_loss_weight"}
 
-    name: str = Field(description="re-ID loss: oim, oim-sequential, softmax, or a plug-in's")
+    name: str = Field(description="re-ID loss: oim, oim-sequential, oim-safe, softmax, or a plug-in's")
     weight: Positive = Field(0.5, description="weight of the re-ID loss")
 
 
@@ -185,6 +194,12 @@ class SequentialOimLossSettings(OimLossSettings):
     """Online instance matching as its authors' code computes it."""
 
     name: str = "oim-sequential"
+
+
+class SafeOimLossSettings(SequentialOimLossSettings):
+    """Online instance matching that rows without a person do not disturb."""
+
+    name: str = "oim-safe"
 
 
 class TwoStageSettings(MethodSettings):

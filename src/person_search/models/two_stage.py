@@ -15,11 +15,13 @@ from torchvision.ops import roi_align
 from person_search.data.target import Target
 from person_search.models.backbones.backbone import Cut, Top
 from person_search.models.backbones.building import build_backbone
+from person_search.models.backbones.stochastic_depth import draw_depths
 from person_search.models.box_heads import KeptBoxes, candidates, keep_beside, keep_best, moved
 from person_search.models.detections import Detections, GivenPerson, ImageResult
 from person_search.models.image_transform import ImageBatch, ImageTransform
 from person_search.models.inference import fold_normalisation
 from person_search.models.person_search_model import HeavyParts, PersonSearchModel
+from person_search.models.random_draws import Draw
 from person_search.models.roi_sampling import BOX_CLAMP, DetectionSampler, SampledRois
 from person_search.models.rpn import RPN
 from person_search.models.settings import DetectionSettings, TwoStageSettings
@@ -28,10 +30,14 @@ from person_search.runtime.distributed import count_over_ranks
 
 @dataclass(frozen=True, eq=False)
 class FeatureMaps:
-    """What the trunk makes of a batch: ``maps`` (B, C4, h, w); and the ``batch``, with the sizes of its images."""
+    """What the trunk makes of a batch: ``maps`` (B, C4, h, w); and the ``batch``, with the sizes of its images.
+
+    In training also the ``targets``, in pixels of the batch.
+    """
 
     maps: Tensor
     batch: ImageBatch
+    targets: list[Target] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +48,7 @@ class ScoredRois:
         boxes: per image (n, 4), in pixels of the batch: the RoIs that all the rest is of. They need not be the
             proposals: a cascade's last stage looks at the boxes that the stage before it left.
         scores: (R,) in 0..1.
-        deltas: (R, 8), by which the boxes are still to be moved; the last four are the person's.
+        deltas: (R, 4 or 8), by which the boxes are still to be moved; the last four are the person's.
         pooled: {level: (R, C)} features that ``embed_pooled`` reads, where the heads have made them anyway.
     """
 
@@ -88,7 +94,11 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
         channels: dict[str, int] = {"C4": self.trunk.channels, "C5": self.top.channels}
         self.level_channels: dict[str, int] = {level: channels[level] for level in config.levels}
         if config.backbone.frozen:
-            self.trunk.freeze(norms=self.freezes_norms)
+            self.freeze_backbone()
+
+    def freeze_backbone(self) -> None:
+        """Train no more what the method keeps of the weights that the backbone starts from."""
+        self.trunk.freeze(norms=self.freezes_norms)
 
     # What a method supplies.
 
@@ -119,7 +129,8 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
         """Those of the RPN and of the heads."""
         batch = self.transform(images, targets)
         moved = self.transform.targets_to_batch(targets, batch)
-        features = FeatureMaps(self.trunk(batch.tensors), batch)
+        draw_depths(self.trunk, [1] * len(targets), targets, Draw.TRUNK_DEPTH)
+        features = FeatureMaps(self.trunk(batch.tensors), batch, moved)
         proposals, _, losses = self.rpn.propose(batch, features.maps, moved)
         sampled = self.sample_rois(proposals, moved)
         self._note_samples(batch, sampled)
@@ -191,7 +202,14 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
     # Shared parts.
 
     def align(self, features: FeatureMaps, boxes: list[Tensor]) -> Tensor:
-        """RoIAlign (He et al., ICCV 2017): (R, C4, h, w) of the RoIs of all images, concatenated."""
+        """RoIAlign (He et al., ICCV 2017): (R, C4, h, w) of the RoIs of all images, concatenated.
+
+        In training also draws which blocks the tops leave out of these RoIs.
+        """
+        if features.targets is not None:
+            for place, name in enumerate(self.tops):
+                rows = [len(box) for box in boxes]
+                draw_depths(getattr(self, name), rows, features.targets, Draw.TOP_DEPTH + place)
         rois, scale = self.config.rois, 1 / self.trunk.stride
         return roi_align(features.maps, boxes, rois.size, scale, sampling_ratio=rois.sampling_ratio, aligned=False)
 
@@ -214,7 +232,7 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
         return [keep_best(found, config) for found in self.candidates(features, scored, config)]
 
     def moved_rois(self, features: FeatureMaps, sampled: list[SampledRois], deltas: Tensor) -> list[Tensor]:
-        """Where (R, 8) ``deltas`` put the RoIs that trained a stage: what the next one samples from, no gradient."""
+        """Where ``deltas`` put the R RoIs that trained a stage: what the next one samples from, without gradient."""
         own = deltas.detach().split([len(rois.boxes) for rois in sampled])
         images = zip(sampled, own, features.batch.sizes, strict=True)
         return [moved(rois.boxes, each, size, self.box_coder).nan_to_num() for rois, each, size in images]

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from person_search.models.backbones.stochastic_depth import DrawnDepths, depths_as_drawn, drawn_depths
 from person_search.models.settings import BackboneSettings
 
 Cut = Literal["layer3-half", "layer3"]
@@ -59,7 +60,28 @@ class Recomputable(nn.Module):
         return checkpoint(part, x, use_reentrant=False, context_fn=partial(_counted_once, part))
 
 
-class Trunk(Recomputable, abc.ABC):
+class FreezableNorms(nn.Module):
+    """A part of a network whose batch normalisations can be kept as they are, in training too."""
+
+    norms_frozen = False
+
+    def freeze_norms(self) -> None:
+        """Train no batch normalisation any more, nor move its statistics."""
+        self.norms_frozen = True
+        for norm in batch_norms(self):
+            norm.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``; frozen normalisations stay in evaluation mode."""
+        super().train(mode)
+        if self.norms_frozen:
+            for norm in batch_norms(self):
+                norm.eval()
+        return self
+
+
+class Trunk(Recomputable, FreezableNorms, abc.ABC):
     """The part that reads the whole picture: (B, 3, H, W) -> C4, (B, ``channels``, H / ``stride``, W / ``stride``).
 
     Attributes:
@@ -69,32 +91,24 @@ class Trunk(Recomputable, abc.ABC):
 
     channels: int
     stride = 16
-    norms_frozen = False
 
     @abc.abstractmethod
     def stem_parts(self) -> list[nn.Module]:
         """What reads the pixels, its normalisation included."""
 
-    def freeze(self, *, norms: bool) -> None:
-        """Train the stem no more; with ``norms``, no batch normalisation of the trunk, nor move its statistics."""
-        for part in self.stem_parts():
+    def first_stage_parts(self) -> list[nn.Module]:
+        """What follows the stem and is customarily frozen with it; in most networks nothing."""
+        return []
+
+    def freeze(self, *, norms: bool, first_stage: bool = False) -> None:
+        """Train the stem no more; with ``norms``, no batch normalisation either, with ``first_stage`` not that."""
+        for part in [*self.stem_parts(), *(self.first_stage_parts() if first_stage else [])]:
             part.requires_grad_(False)
-        self.norms_frozen = self.norms_frozen or norms
         if norms:
-            for norm in batch_norms(self):
-                norm.requires_grad_(False)
-            self.train(self.training)
-
-    def train(self, mode: bool = True) -> Trunk:
-        """As ``nn.Module.train``; frozen normalisations stay in evaluation mode."""
-        super().train(mode)
-        if self.norms_frozen:
-            for norm in batch_norms(self):
-                norm.eval()
-        return self
+            self.freeze_norms()
 
 
-class Top(Recomputable, abc.ABC):
+class Top(Recomputable, FreezableNorms, abc.ABC):
     """The part that reads each RoI: (R, C4, h, w) -> C5, (R, ``channels``, ceil(h / 2), ceil(w / 2)); R may be 0."""
 
     channels: int
@@ -133,8 +147,18 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 
 def _counted_once(part: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of the first and the second computation of ``part``: only the first moves running statistics."""
-    return nullcontext(), statistics_kept(part)
+    """Contexts of the first and the second computation of ``part``.
+
+    Only the first moves running statistics; the second leaves out the blocks that the first did, whatever was drawn
+    between them.
+    """
+    return nullcontext(), _once_more(part, drawn_depths(part))
+
+
+@contextmanager
+def _once_more(part: nn.Module, depths: DrawnDepths) -> Iterator[None]:
+    with statistics_kept(part), depths_as_drawn(depths):
+        yield
 
 
 @contextmanager

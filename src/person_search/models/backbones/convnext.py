@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
-from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.convnext import CNBlock, CNBlockConfig, ConvNeXt
 
 from person_search.models.backbones.backbone import Backbone, Cut
 from person_search.models.backbones.chain import ChainTop, ChainTrunk
 from person_search.models.backbones.resnet import scaled
+from person_search.models.backbones.stochastic_depth import StochasticDepth
 from person_search.models.backbones.weights import copy_weights, find_weights, torchvision_weights
 from person_search.models.settings import ConvNeXtSettings
 
@@ -28,6 +29,7 @@ ARCHITECTURES = {
     "convnext_tiny": Architecture((96, 192, 384, 768), (3, 3, 9, 3), 0.1, "ConvNeXt_Tiny_Weights"),
     "convnext_small": Architecture((96, 192, 384, 768), (3, 3, 27, 3), 0.4, "ConvNeXt_Small_Weights"),
     "convnext_base": Architecture((128, 256, 512, 1024), (3, 3, 27, 3), 0.5, "ConvNeXt_Base_Weights"),
+    "convnext_large": Architecture((192, 384, 768, 1536), (3, 3, 27, 3), 0.5, "ConvNeXt_Large_Weights"),
 }
 
 C4_STAGE = 5
@@ -45,7 +47,7 @@ class ConvNeXtBackbone(Backbone):
     def __init__(self, settings: ConvNeXtSettings, *, cut: Cut):
         name, width, weights = settings.name, settings.width, settings.weights
         architecture = ARCHITECTURES[name]
-        network = build(architecture, width)
+        network = build(architecture, width, settings.stochastic_depth)
         parts: dict[str, nn.Module] = {}
         for i, stage in enumerate(network.features):
             if i == C4_STAGE:
@@ -66,11 +68,16 @@ class ConvNeXtBackbone(Backbone):
             copy_weights(self.trunk, self.top, state, backbone=name, source=source)
 
 
-def build(architecture: Architecture, width: float) -> ConvNeXt:
+def build(architecture: Architecture, width: float, stochastic_depth: float | None = None) -> ConvNeXt:
     """The whole network, with a classifier that is of no use here."""
     channels = [scaled(size, width) for size in architecture.channels]
     stages = [
         CNBlockConfig(size, following, depth)
         for size, following, depth in zip(channels, [*channels[1:], None], architecture.depths, strict=True)
     ]
-    return ConvNeXt(stages, architecture.stochastic_depth, num_classes=1)
+    chance = architecture.stochastic_depth if stochastic_depth is None else stochastic_depth
+    network = ConvNeXt(stages, chance, num_classes=1)
+    for block in network.modules():
+        if isinstance(block, CNBlock):
+            block.stochastic_depth = StochasticDepth(block.stochastic_depth.p)
+    return network

@@ -79,6 +79,10 @@ class ResNetTrunk(Trunk):
         """The first convolution and its normalisation."""
         return [self.conv1, self.bn1]
 
+    def first_stage_parts(self) -> list[nn.Module]:
+        """Layer1, as detectors of torchvision freeze it."""
+        return [self.layer1]
+
 
 class ResNetTop(Top):
     """The rest of layer3, if the trunk left any, then layer4."""
