@@ -11,6 +11,25 @@ import yaml
 from person_search.config import Config, load_config, to_yaml, with_settings
 from person_search.errors import UsageError
 
+BASELINE_LINE = {"flavour": "caffe", "weights": "weights/resnet50_caffe.pth"}
+SEQNET_LINE = {
+    "flip_at_random": True,
+    "all_images": True,
+    "weight_decay": 5e-4,
+    "clip_grad": 10,
+    "warmup_factor": 1e-3,
+    "lr_decay_epochs": 15,
+    "cws": True,
+}
+"""What the methods have in common that the code of SeqNet, or what that is made from, trains."""
+OWN = {
+    "seqnet_cuhk-sysu": {"max_epochs": 20, "decay_biases": True},
+    "seqnet_prw": {"max_epochs": 18, "decay_biases": True},
+    "nae4ps_cuhk-sysu": {"max_epochs": 22},
+    "nae4ps_prw": {"max_epochs": 22},
+    "nae-plus_cuhk-sysu": {"max_epochs": 11, "lr_decay_epochs": 7, "init_from": "runs/nae4ps_cuhk-sysu"},
+    "nae-plus_prw": {"max_epochs": 11, "lr_decay_epochs": 7, "init_from": "runs/nae4ps_prw"},
+}
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 
@@ -107,9 +126,8 @@ def test_a_recipe_is_what_its_name_says(recipe: Path) -> None:
         dataset=dataset,
         workers=4,
         method=method,
-        flavour="caffe",
-        weights="weights/resnet50_caffe.pth",
         run_dir=f"runs/{recipe.stem}",
+        **(BASELINE_LINE if method in ("baseline", "oim", "nae") else SEQNET_LINE | OWN[recipe.stem]),
         **({"shorter_side": 900, "longer_side": 1500} if size else {}),
         **({} if method == "baseline" else {"uni_optim": True}),
     )

@@ -170,6 +170,11 @@ def test_a_file_over_other_settings_chooses_first(tmp_path: Path) -> None:
     assert load_config(path, over=own) == with_settings(own, rpn_nms=0.7)
 
 
+def test_flipping_at_random_without_flipping_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"flip_at_random says how .* with flip off none is"):
+        with_settings(Config(), flip=False, flip_at_random=True)
+
+
 def test_two_settings_of_one_flat_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class More(Section):
         prefix = "rpn_"

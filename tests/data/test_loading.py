@@ -58,6 +58,18 @@ def test_without_flip_every_scene_is_shown_once() -> None:
     assert sorted(shown) == [(3, False), (5, False), (8, False)]
 
 
+def test_flipping_at_random_shows_every_scene_once_and_about_half_of_them_mirrored() -> None:
+    order = TrainingOrder(range(400), flip=True, flip_at_random=True, batch_size=4)
+    epochs = []
+    for epoch in (0, 0, 1):
+        order.start_at(epoch)
+        epochs.append(sorted(item[:2] for batch in order for item in batch))
+    assert epochs[0] == epochs[1] != epochs[2]
+    for shown in epochs:
+        assert [scene for scene, _ in shown] == list(range(400))
+        assert 160 < sum(mirrored for _, mirrored in shown) < 240
+
+
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     def batches(seed: int, epoch: int) -> list:
         order = TrainingOrder(range(20), flip=True, batch_size=4, seed=seed)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from person_search.errors import DataError, UsageError
 from person_search.runtime.stopping import InterruptedRunError
 from person_search.training import trainer
 from person_search.training.run import TrainingOutcome
+from person_search.training.run_folder import scenes_to_train_on
 from person_search.training.step import TrainingStep
 from person_search.training.trainer import train
 from person_search.training.validation import Validation
@@ -301,6 +303,19 @@ def test_an_unreadable_image_stops_the_run_unless_told_otherwise(
     assert run(config, dataset).step == 2
     assert str(broken) in caplog.text
     assert (tmp_path / "lenient" / "unreadable.txt").read_text() == f"{broken.name}\n"
+
+
+def test_images_without_an_identity_train_where_that_is_asked(make_config: MakeConfig, dataset: Dataset) -> None:
+    split = dataset.split("train")
+    for number, ids in ((1, [-1, -1]), (2, [])):
+        scene = split.scenes[number]
+        split.scenes[number] = replace(scene, boxes=scene.boxes[: len(ids)], person_ids=np.array(ids, np.int64))
+    folder = make_config().training.run_dir
+    assert scenes_to_train_on(folder, split, all_images=False) == [0, 3]
+    assert scenes_to_train_on(folder, split, all_images=True) == [0, 1, 2, 3]
+    dataset.split = lambda name: split
+    config = make_config(method="nae-plus", batch_size=1, max_epochs=1, all_images=True, flip_at_random=True)
+    assert run(config, dataset).step == 4
 
 
 @pytest.mark.parametrize("part", ["train", "val"])

@@ -63,12 +63,17 @@ class TrainingConfig(Section):
     )
     batch_size: AtLeastOne = Field(5, description="images per process and step")
     max_epochs: AtLeastOne = Field(
-        7, description="epochs, warm-up included; one epoch shows each image and its mirror image"
+        7,
+        description="epochs, warm-up included; one epoch shows each image and, unless set otherwise, its mirror image",
     )
     max_steps: AtLeastOne | None = Field(
         None, description="stop after this many optimisation steps, whatever the epoch"
     )
     flip: bool = Field(True, description="show every image mirrored too")
+    flip_at_random: bool = Field(
+        False, description="show every image once an epoch, mirrored or not as chance has it, instead of both"
+    )
+    all_images: bool = Field(False, description="train on images in which nobody has an identity too")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimiser of the detection parameters")
     lr: Positive = Field(0.003, description="learning rate of the detection parameters")
     momentum: Share = Field(0.9, description="SGD momentum")
@@ -145,6 +150,12 @@ class TrainingConfig(Section):
         False,
         description="write pictures to TensorBoard: sampled proposals beside ground truth, ranking lists of validation queries",
     )
+
+    @model_validator(mode="after")
+    def _flips_agree(self) -> TrainingConfig:
+        if self.flip_at_random and not self.flip:
+            raise ValueError("flip_at_random says how images are mirrored, but with flip off none is; leave out one")
+        return self
 
 
 class EvaluationConfig(Section):

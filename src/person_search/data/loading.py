@@ -59,7 +59,7 @@ class Batch:
 
 
 class TrainingOrder:
-    """The batches of each epoch: every scene with an identity, and its mirror image, shuffled anew each epoch.
+    """The batches of each epoch: every scene and its mirror image, shuffled anew each epoch.
 
     One step of R processes with batch B and A accumulated batches shows the images of one process with batch
     R x B x A: their images are consecutive in the shuffled order, process by process. The last incomplete step is
@@ -73,6 +73,7 @@ class TrainingOrder:
     Args:
         scenes: scene numbers.
         flip: show mirror images too.
+        flip_at_random: of a scene and its mirror image show one an epoch, by chance.
         batch_size: images per process and batch.
         accumulate: batches per step.
         seed: with the epoch's number, decides the order.
@@ -86,6 +87,7 @@ class TrainingOrder:
         scenes: Sequence[int],
         *,
         flip: bool,
+        flip_at_random: bool = False,
         batch_size: int,
         accumulate: int = 1,
         seed: int = 0,
@@ -93,7 +95,8 @@ class TrainingOrder:
         processes: int = 1,
         aspect_ratios: Sequence[float] | None = None,
     ):
-        both = (False, True) if flip else (False,)
+        both = (False, True) if flip and not flip_at_random else (False,)
+        self.mirrored_share = 0.5 if flip and flip_at_random else 0.0
         self.items = [(scene, mirrored) for scene in scenes for mirrored in both]
         self.groups = None if aspect_ratios is None else [aspect_group(r) for r in aspect_ratios for _ in both]
         self.batch_size, self.accumulate, self.seed = batch_size, accumulate, seed
@@ -103,7 +106,7 @@ class TrainingOrder:
         if self.steps == 0:
             raise UsageError(
                 f"one step takes {self.images_per_step} images (batch_size x processes x accumulate), but an epoch has "
-                f"only {len(self.items)} with an identity, mirror images included; use a smaller batch_size"
+                f"only {len(self.items)}, mirror images included; use a smaller batch_size"
             )
         self.start_at(0)
 
@@ -152,13 +155,16 @@ class TrainingOrder:
     def __iter__(self) -> Iterator[list[Item]]:
         order = self.shuffled()
         seeds = np.random.default_rng([self.seed, self.epoch, 1]).integers(2**62, size=len(self.items))
+        turned = np.random.default_rng([self.seed, self.epoch, 2]).random(len(self.items)) < self.mirrored_share
         start = self.images
         for size in self.step_sizes:
             shares = self.batches_in(size) * self.processes
             edges = [start + size * share // shares for share in range(shares + 1)]
             for share in range(self.rank, shares, self.processes):
-                shown = [(*self.items[number], int(seeds[number])) for number in order[edges[share] : edges[share + 1]]]
-                yield [Item(scene, mirrored, seed) for scene, mirrored, seed in shown]
+                yield [
+                    Item(self.items[number][0], self.items[number][1] or bool(turned[number]), int(seeds[number]))
+                    for number in order[edges[share] : edges[share + 1]]
+                ]
             start += size
 
     def __len__(self) -> int:

@@ -50,7 +50,11 @@ ACCEPTED = {
 
 REFUSED = {
     **dict.fromkeys(
-        ("dataset", "skip_unreadable", "validation_share", "mot_split", "mot_train_share", "flip", "seed"),
+        ("dataset", "skip_unreadable", "validation_share", "mot_split", "mot_train_share", "seed"),
+        "which images are shown, in which order",
+    ),
+    **dict.fromkeys(
+        ("flip", "flip_at_random", "all_images"),
         "which images are shown, in which order",
     ),
     **dict.fromkeys(("person_id_key", "unlabelled_ids"), "who is who in them"),

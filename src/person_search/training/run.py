@@ -100,10 +100,11 @@ class Run:
         self.config, self.fabric, self.scaler, self.model = config, fabric, scaler, model
         self.validation = validation
         settings = config.training
-        scenes = scenes_to_train_on(settings.run_dir, split)
+        scenes = scenes_to_train_on(settings.run_dir, split, all_images=settings.all_images)
         self.order = TrainingOrder(
             scenes,
             flip=settings.flip,
+            flip_at_random=settings.flip_at_random,
             batch_size=settings.batch_size,
             accumulate=settings.accumulate,
             seed=settings.seed,

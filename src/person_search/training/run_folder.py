@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,25 +166,30 @@ def _written_into(run_dir: Path) -> Iterator[None]:
         ) from None
 
 
-def labelled_scenes(split: Split) -> list[int]:
-    """Numbers of the scenes with an identity. Raises DataError when there is none."""
+def wanted_scenes(split: Split, *, all_images: bool) -> list[int]:
+    """Numbers of the scenes with an identity, or of all. Raises DataError when no scene has one."""
     scenes = [number for number, scene in enumerate(split.scenes) if scene.has_identity]
     if not scenes:
         raise DataError(
             f"none of the {len(split.scenes)} training scenes of '{split.dataset}' holds a person with an identity; "
             "re-identification cannot be trained on it"
         )
-    return scenes
+    return list(range(len(split.scenes))) if all_images else scenes
 
 
 def note_unreadable(
-    run_dir: Path, split: Split, workers: int, *, progress: Callable[[int, int], None] | None = None
+    run_dir: Path,
+    split: Split,
+    scenes: Sequence[int],
+    workers: int,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write the names of the training images that cannot be read into the run folder, once, and warn of each."""
+    """Write the names of the images of ``scenes`` that cannot be read into the run folder, once, and warn of each."""
     path = run_dir / UNREADABLE
     if path.exists():
         return
-    bad = unreadable_scenes(split, labelled_scenes(split), workers=workers, progress=progress)
+    bad = unreadable_scenes(split, scenes, workers=workers, progress=progress)
     for error in bad.values():
         log.warning("left out of training: %s", error)
     atomic_write_text(path, "".join(f"{split.scenes[number].name}\n" for number in bad))
@@ -211,11 +216,12 @@ def noted_aspect_ratios(run_dir: Path, split: Split, scenes: list[int]) -> list[
         ) from None
 
 
-def scenes_to_train_on(run_dir: Path, split: Split) -> list[int]:
-    """The labelled scenes without those noted as unreadable when the run began."""
+def scenes_to_train_on(run_dir: Path, split: Split, *, all_images: bool) -> list[int]:
+    """The scenes with an identity, or all, without those noted as unreadable when the run began."""
     path = run_dir / UNREADABLE
     noted = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
-    scenes = [number for number in labelled_scenes(split) if split.scenes[number].name not in noted]
+    wanted = wanted_scenes(split, all_images=all_images)
+    scenes = [number for number in wanted if split.scenes[number].name not in noted]
     if not scenes:
         raise DataError(f"no training image of '{split.dataset}' under '{split.image_root}' can be read; see '{path}'")
     return scenes

@@ -40,6 +40,7 @@ from person_search.training.run_folder import (
     open_run,
     scenes_to_train_on,
     trained_with,
+    wanted_scenes,
     write_config,
 )
 from person_search.training.validation import Validation, training_and_validation
@@ -82,10 +83,11 @@ def train(
                 for checked in (split, *([validation.split] if validation else [])):
                     check_sizes(checked)
                 make_run_folder(run_dir)
+                every = config.training.all_images
                 if config.data.skip_unreadable:
-                    note_unreadable(run_dir, split, config.data.workers)
+                    note_unreadable(run_dir, split, wanted_scenes(split, all_images=every), config.data.workers)
                 if config.training.group_by_aspect_ratio:
-                    note_aspect_ratios(run_dir, split, scenes_to_train_on(run_dir, split))
+                    note_aspect_ratios(run_dir, split, scenes_to_train_on(run_dir, split, all_images=every))
         with errors_on_all_ranks():
             run = _prepare(config, fabric, scaler, split, validation, start, began_with=own or config)
             if fabric.is_global_zero:
