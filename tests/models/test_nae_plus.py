@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import small_models
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from person_search.checkpoints.checkpoint import Checkpoint, start_from
 from person_search.checkpoints.released_nae4ps import UNUSED, convert, recognise, rename
 from person_search.config import method_settings
 from person_search.data.target import Target
@@ -150,6 +152,25 @@ def test_the_trunk_takes_all_of_layer3_and_its_stem_alone_is_frozen(method: str)
     still = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert still == {"trunk.conv1.weight", "trunk.bn1.weight", "trunk.bn1.bias"}
     assert model.trunk.bn1.training
+
+
+def test_it_starts_from_nae_of_its_authors_alone() -> None:
+    """A 1x1 convolution computes at every pixel what the linear layer of the same weights does."""
+    nae, model = small_models.small("nae4ps"), small()
+    with torch.no_grad():
+        for parameter in nae.parameters():
+            parameter.add_(0.25)
+    start_from(model, Checkpoint(method_settings("nae4ps"), 9, nae.state_dict()), Path("nae.pt"))
+    maps = {"C4": torch.rand(3, model.trunk.channels, 14, 14), "C5": torch.rand(3, model.top.channels, 7, 7)}
+    for level, part in model.eval().projection.levels.items():
+        pixel = part(maps[level])[:, :, 5, 2]
+        torch.testing.assert_close(pixel, nae.eval().projection.levels[level](maps[level][:, :, 5, 2]))
+    for name in ("trunk.conv1.weight", "top.layer4.0.conv1.weight", "bbox_pred.1.weight", "rescaler.weight"):
+        assert torch.equal(model.state_dict()[name], nae.state_dict()[name])
+    for method in ("nae", "seqnet"):
+        other = Checkpoint(method_settings(method), 9, small_models.small(method).state_dict())
+        with pytest.raises(CheckpointError, match=f"it is of the method '{method}', the model of 'nae-plus'"):
+            start_from(model, other, Path("other.pt"))
 
 
 def released(dimensions: int = 2, **changed: Tensor) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -98,6 +99,13 @@ class NAEPlus(TwoStageModel):
     def reid_parameters(self) -> list[nn.Parameter]:
         """None of its own but a softmax loss's classifier."""
         return list(self.reid_loss.parameters())
+
+    def weights_from(self, method: str, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Those of NAE as its authors released it, from which they train NAE+: a linear layer is a 1x1 convolution."""
+        if method != "nae4ps":
+            return None
+        linear = {f"projection.levels.{level}.0.weight" for level in self.level_channels}
+        return {name: value[..., None, None] if name in linear else value for name, value in state.items()}
 
     def _look(self, aligned: Tensor) -> PixelHead:
         """The head on (R, C4, h, w)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -94,6 +94,13 @@ class PersonSearchModel(nn.Module, abc.ABC):
     def reid_parameters(self) -> list[nn.Parameter]:
         """Parameters with their own optimiser; may be empty. All others are detection parameters."""
         return []
+
+    def weights_from(self, method: str, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """The ``state`` dict of a model of another method as a start for this one; None where it is of no use.
+
+        What belongs to identities is left out by who asks, and so need not fit.
+        """
+        return None
 
     def heavy_parts(self) -> HeavyParts:
         """What to compile and to keep channels last."""
