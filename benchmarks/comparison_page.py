@@ -22,6 +22,8 @@ VARIANTS = {
     "baseline": Variant("baseline"),
     "oim": Variant("OIM", {"method": "oim"}),
     "nae": Variant("NAE", {"method": "nae"}),
+    "nae4ps": Variant("NAE as its authors released it", {"method": "nae4ps"}),
+    "nae-plus": Variant("NAE+", {"method": "nae-plus"}),
     "softmax": Variant("baseline, softmax instead of OIM", {"reid_loss": "softmax"}),
     "c4c5": Variant("baseline, C4 + C5 instead of C5", {"levels": ("C4", "C5")}),
     "no-warmup": Variant("baseline, without warm-up", {"warmup_epochs": 0}),
@@ -67,8 +69,8 @@ START, END = "<!-- from here on made by `make compare` -->", "<!-- end of what `
 
 INTRODUCTION = """## Methods and their parts compared
 
-Three methods are compared, and the baseline with one part of it changed at a time. All see the same scenes, take the
-same number of steps and use the same optimiser. `make compare` (`benchmarks/compare.py`) makes this section, and keeps
+Methods are compared, and the baseline with one part of it changed at a time. All see the same scenes, take the same
+number of steps and use the same optimiser. `make compare` (`benchmarks/compare.py`) makes this section, and keeps
 trainings that are finished.
 """
 

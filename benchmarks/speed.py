@@ -94,7 +94,7 @@ class Stopwatch:
 def arguments_of(description: str) -> argparse.ArgumentParser:
     """The options that both benchmarks have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=["baseline", "oim", "nae"])
+    parser.add_argument("--methods", nargs="+", default=["baseline", "oim", "nae", "nae4ps", "nae-plus"])
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--width", type=float, default=1.0, help="multiplies the backbone's channels")
     parser.add_argument("--sizes", nargs="+", default=["600x1000", "900x1500"], help="shorter x longer side")
