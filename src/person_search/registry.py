@@ -135,6 +135,8 @@ methods = Registry(
         "nae-plus": "person_search.models.nae_plus:NAEPlus",
         "seqnet": "person_search.models.seqnet:SeqNet",
         "seqnext": "person_search.models.seqnext:SeqNeXt",
+        "oimnet++": "person_search.models.oimnetpp:OIMNetPlusPlus",
+        "oimnet+++": "person_search.models.oimnetpp:OIMNetPlusPlusPlus",
     },
     settings={
         "baseline": "person_search.models.method_settings:BaselineSettings",
@@ -144,6 +146,8 @@ methods = Registry(
         "nae-plus": "person_search.models.method_settings:NaePlusSettings",
         "seqnet": "person_search.models.method_settings:SeqNetSettings",
         "seqnext": "person_search.models.method_settings:SeqNeXtSettings",
+        "oimnet++": "person_search.models.method_settings:OimNetPlusPlusSettings",
+        "oimnet+++": "person_search.models.method_settings:OimNetPlusPlusPlusSettings",
     },
     usual_settings="person_search.config:MethodSettings",
 )
@@ -171,12 +175,14 @@ losses = Registry(
         "oim": "person_search.models.oim_loss:OIMLoss",
         "oim-sequential": "person_search.models.sequential_oim_loss:SequentialOIMLoss",
         "oim-safe": "person_search.models.sequential_oim_loss:SafeOIMLoss",
+        "loim": "person_search.models.loim_loss:LOIMLoss",
         "softmax": "person_search.models.softmax_loss:SoftmaxLoss",
     },
     settings={
         "oim": "person_search.models.settings:OimLossSettings",
         "oim-sequential": "person_search.models.settings:SequentialOimLossSettings",
         "oim-safe": "person_search.models.settings:SafeOimLossSettings",
+        "loim": "person_search.models.settings:LoimLossSettings",
         "softmax": "person_search.models.settings:LossSettings",
     },
     usual_settings="person_search.models.settings:LossSettings",

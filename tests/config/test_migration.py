@@ -54,7 +54,7 @@ def test_every_setting_finds_its_place_and_what_has_none_is_said(
     assert config == with_settings(Config(), **NAE)
     assert sorted(caplog.messages) == [
         f"config '{path}': 'oim_scale: 20.0', which version 0.1.0 wrote for all, is of no effect here and left out. "
-        "It is a setting of the re-ID loss 'oim' or 'oim-safe' or 'oim-sequential'.",
+        "It is a setting of the re-ID loss 'loim' or 'oim' or 'oim-safe' or 'oim-sequential'.",
         f"config '{path}': 'pk_per_person: 2', which version 0.1.0 wrote for all, is of no effect here and left out. "
         "It is a setting of the method 'baseline'.",
     ]

@@ -97,12 +97,14 @@ def test_box_loss_is_smooth_l1_with_its_bend_at_one() -> None:
     assert float(box_loss(deltas, [rois], 10.0)) == pytest.approx(10 * (0.125 + 2.5) / 4)
 
 
-def test_anchor_loss_is_plain_l1_over_all_that_were_sampled() -> None:
-    rpn = small().rpn
+@pytest.mark.parametrize(("beta", "loss"), [(0.0, 0.5 + 3.0), (0.25, 0.375 + 2.875), (1.0, 0.125 + 2.5)])
+def test_anchor_loss_is_l1_over_all_that_were_sampled_and_smooth_where_asked(beta: float, loss: float) -> None:
+    rpn = small(rpn_box_loss_beta=beta).rpn
     deltas, wanted = torch.zeros(4, 4), torch.zeros(4, 4)
     wanted[0, 0], wanted[1, 1] = 0.5, 3.0
     _, box = rpn.compute_loss(torch.zeros(4, 1), deltas, [torch.tensor([1.0, 1, 0, -1])], [wanted])
-    assert float(box) == pytest.approx((0.5 + 3.0) / 3)
+    assert float(box) == pytest.approx(loss / 3)
+    assert method_settings("seqnet").rpn.box_loss_beta == 0
 
 
 @pytest.mark.parametrize(("share", "number"), [(0.5, 256), (0.25, 40)])
@@ -230,12 +232,10 @@ def test_a_projection_concatenates_c4_before_c5() -> None:
     assert torch.equal(projection(pooled), torch.cat(parts, 1))
 
 
-@pytest.mark.parametrize(
-    ("method", "kept"), [("baseline", 2), ("oim", 1), ("nae", 1), ("seqnet", 1), ("nae4ps", 1), ("nae-plus", 1)]
-)
-def test_all_but_the_baseline_drop_boxes_without_a_side_worth_the_name(method: str, kept: int) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_all_but_the_baseline_and_oimnetpp_drop_boxes_without_a_side_worth_the_name(method: str) -> None:
     model = small(method, score_threshold=0.0)
     boxes = [torch.tensor([[10.0, 10, 30, 50], [10, 10, 10.005, 50]])]
     scored = ScoredRois(boxes, torch.tensor([0.9, 0.8]), torch.zeros(2, 8))
     (found,) = model.candidates(maps(torch.zeros(1, 1, 4, 6)), scored, model.config.detections)
-    assert len(found.scores) == kept
+    assert len(found.scores) == (2 if method in ("baseline", "oimnet++", "oimnet+++") else 1)

@@ -44,9 +44,11 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "nae-plus": {"method": "nae-plus"},
     # Blocks are left out at random, and the first stage is a stem of its own.
     "seqnext": {"method": "seqnext", "backbone": "convnext_tiny"},
+    "oimnet+++": {"method": "oimnet+++"},
+    "proto": {"method": "oim", "embedding_norm": "proto"},
 }
 """Settings of the trainings that must not depend on the number of processes."""
-METHODS = ["baseline", "oim", "nae", "seqnet", "nae4ps", "nae-plus", "seqnext"]
+METHODS = ["baseline", "oim", "nae", "seqnet", "nae4ps", "nae-plus", "seqnext", "oimnet+++"]
 """The methods whose steps must not."""
 
 

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from person_search.checkpoints import released, released_nae4ps, released_seqnet, released_seqnext
+from person_search.checkpoints import (
+    released,
+    released_nae4ps,
+    released_oimnetpp,
+    released_seqnet,
+    released_seqnext,
+)
 from person_search.checkpoints.checkpoint import (
     BEST,
     FORMAT,
@@ -29,7 +35,7 @@ from person_search.models.building import build_model
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.runtime.processes import usable_device
 
-RELEASED = (released, released_seqnet, released_nae4ps, released_seqnext)
+RELEASED = (released, released_seqnet, released_nae4ps, released_seqnext, released_oimnetpp)
 """The layouts of other projects' checkpoints, a module each."""
 
 

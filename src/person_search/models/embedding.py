@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from person_search.models.proto_norm import ProtoNorm
+from person_search.models.settings import EmbeddingNorm
 
 
 class Neck(nn.Module):
@@ -26,24 +30,47 @@ class Neck(nn.Module):
 
 
 class Projection(nn.Module):
-    """Linear + BN per level, ``size`` numbers in all (Chen et al., CVPR 2020); concatenated, C4 first."""
+    """Linear + normalisation per level, ``size`` numbers in all (Chen et al., CVPR 2020); concatenated, C4 first.
 
-    def __init__(self, channels: dict[str, int], *, size: int = 256, bias: bool, bn_std: float | None):
+    Args:
+        channels: of the levels.
+        norm: which normalisation; ``bn_std`` is the spread that the weights of a batch normalisation start with, None:
+            all at 1.
+    """
+
+    batch_norm: ClassVar[type[nn.BatchNorm1d | nn.BatchNorm2d]] = nn.BatchNorm1d
+
+    def __init__(
+        self,
+        channels: dict[str, int],
+        *,
+        size: int = 256,
+        bias: bool,
+        bn_std: float | None,
+        norm: EmbeddingNorm = "batch",
+    ):
         super().__init__()
         self.levels = nn.ModuleDict()
+        share = size // len(channels)
         for level, inputs in channels.items():
-            linear, norm = self.layers(inputs, size // len(channels), bias=bias)
+            linear = self.layer(inputs, share, bias=bias)
             nn.init.normal_(linear.weight, std=0.01)
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
-            if bn_std is not None:
-                nn.init.normal_(norm.weight, std=bn_std)
-            self.levels[level] = nn.Sequential(linear, norm)
+            parts: list[nn.Module] = [linear]
+            if norm == "proto":
+                parts.append(ProtoNorm(share, affine=False))
+            elif norm == "batch":
+                batch_norm = self.batch_norm(share)
+                if bn_std is not None:
+                    nn.init.normal_(batch_norm.weight, std=bn_std)
+                parts.append(batch_norm)
+            self.levels[level] = nn.Sequential(*parts)
 
     @staticmethod
-    def layers(inputs: int, outputs: int, *, bias: bool) -> tuple[nn.Linear | nn.Conv2d, _BatchNorm]:
-        """The two layers of a level."""
-        return nn.Linear(inputs, outputs, bias=bias), nn.BatchNorm1d(outputs)
+    def layer(inputs: int, outputs: int, *, bias: bool) -> nn.Linear | nn.Conv2d:
+        """What projects a level."""
+        return nn.Linear(inputs, outputs, bias=bias)
 
     def forward(self, pooled: dict[str, Tensor]) -> Tensor:
         """{level: (n, C)} -> (n, size) float32, not normalised."""
@@ -65,19 +92,18 @@ class SingleRowBatchNorm(nn.BatchNorm1d):
 class SingleRowProjection(Projection):
     """``Projection`` that also trains on a single row."""
 
-    @staticmethod
-    def layers(inputs: int, outputs: int, *, bias: bool) -> tuple[nn.Linear | nn.Conv2d, _BatchNorm]:
-        """The two layers of a level."""
-        return nn.Linear(inputs, outputs, bias=bias), SingleRowBatchNorm(outputs)
+    batch_norm = SingleRowBatchNorm
 
 
 class MapProjection(Projection):
     """``Projection`` of every pixel (NAE+; Chen et al., CVPR 2020): the maps of all levels in the size of C5's."""
 
+    batch_norm = nn.BatchNorm2d
+
     @staticmethod
-    def layers(inputs: int, outputs: int, *, bias: bool) -> tuple[nn.Linear | nn.Conv2d, _BatchNorm]:
-        """The two layers of a level."""
-        return nn.Conv2d(inputs, outputs, 1, bias=bias), nn.BatchNorm2d(outputs)
+    def layer(inputs: int, outputs: int, *, bias: bool) -> nn.Linear | nn.Conv2d:
+        """What projects a level."""
+        return nn.Conv2d(inputs, outputs, 1, bias=bias)
 
     def forward(self, maps: dict[str, Tensor]) -> Tensor:
         """{level: (n, C, its h, its w)} -> (n, size, h, w of C5) float32, not normalised."""

@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.models.proto_norm import ProtoNorm
 
 ROUNDING = 1e-3
 """How far a part may be off after folding, of its largest value, on random input."""
@@ -98,7 +99,7 @@ def _run_noting_pairs(part: nn.Module, trial: Tensor) -> tuple[list[tuple[str, s
     for name, module in part.named_modules():
         if isinstance(module, nn.Conv2d):
             handles.append(module.register_forward_hook(made(name)))
-        elif isinstance(module, (_BatchNorm, FrozenBatchNorm2d)) and module.running_mean is not None:
+        elif isinstance(module, (_BatchNorm, ProtoNorm, FrozenBatchNorm2d)) and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(read(name)))
     try:
         result = part(trial)

@@ -5,7 +5,7 @@ They can be read without the network library, so that what only scores or shows 
 
 from __future__ import annotations
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from person_search.config import AtLeastOne, Positive, Share
 from person_search.config.sections import Section
@@ -13,8 +13,10 @@ from person_search.models.settings import (
     BackboneSettings,
     ConvNeXtSettings,
     DetectionSettings,
+    EmbeddingSettings,
     ImageSettings,
     Level,
+    LoimLossSettings,
     LossSettings,
     ResNetSettings,
     RoiSettings,
@@ -48,12 +50,14 @@ class OimSettings(TwoStageSettings):
     """OIM (Xiao et al., CVPR 2017)."""
 
     method: str = "oim"
+    embedding: EmbeddingSettings = EmbeddingSettings()
 
 
 class NaeSettings(TwoStageSettings):
     """NAE (Chen et al., CVPR 2020)."""
 
     method: str = "nae"
+    embedding: EmbeddingSettings = EmbeddingSettings()
     rpn: RpnSettings = RpnSettings(anchor_sizes=(32.0, 64.0, 128.0, 256.0, 512.0))
     box_loss_weight: Positive = 10.0
 
@@ -81,7 +85,7 @@ class TorchvisionSettings(TwoStageSettings):
     detections: DetectionSettings = DetectionSettings(score_threshold=0.5, nms_threshold=0.4, max_detections=300)
 
 
-class Nae4psSettings(TorchvisionSettings):
+class Nae4psSettings(TorchvisionSettings, NaeSettings):
     """NAE (Chen et al., CVPR 2020) as its authors released it."""
 
     method: str = "nae4ps"
@@ -102,6 +106,7 @@ class SeqNetSettings(TorchvisionSettings):
 
     method: str = "seqnet"
     levels: tuple[Level, ...] = ("C4", "C5")
+    embedding: EmbeddingSettings = EmbeddingSettings()
     box_loss_weight: Positive = Field(10.0, description="weight of the first head's box loss")
     refined_box_loss_weight: Positive = Field(1.0, description="weight of the second head's box loss")
     first: FirstDetectionSettings = FirstDetectionSettings()
@@ -121,3 +126,34 @@ class SeqNeXtSettings(SeqNetSettings):
     )
     embedding_size: AtLeastOne = Field(2048, description="numbers of the re-ID embedding, split evenly over the levels")
     loss: SerializeAsAny[LossSettings] = SafeOimLossSettings(weight=1.0)
+
+
+class OimNetPlusPlusSettings(TorchvisionSettings, OimSettings):
+    """OIMNet++ (Lee et al., ECCV 2022)."""
+
+    method: str = "oimnet++"
+    embedding: EmbeddingSettings = EmbeddingSettings(norm="proto")
+    rpn: RpnSettings = RpnSettings(
+        anchor_sizes=(8.0, 16.0, 32.0), anchor_ratios=(0.5, 1.0, 2.0), min_side=1e-3, box_loss_beta=1 / 9
+    )
+    box_loss_weight: Positive = 10.0
+    loss: SerializeAsAny[LossSettings] = LoimLossSettings(weight=1.0)
+    proto_norm_in_top: bool = Field(
+        False, description="ProtoNorm in the place of every batch normalisation that RoIs pass: OIMNet+++"
+    )
+
+    @model_validator(mode="after")
+    def _has_norms(self) -> OimNetPlusPlusSettings:
+        if self.proto_norm_in_top and isinstance(self.backbone, ConvNeXtSettings):
+            raise ValueError(
+                f"proto_norm_in_top: {self.backbone.name} has no batch normalisation whose place ProtoNorm could take; "
+                "leave it out (method oimnet++), or choose another backbone, such as resnet50"
+            )
+        return self
+
+
+class OimNetPlusPlusPlusSettings(OimNetPlusPlusSettings):
+    """OIMNet+++ (Lee et al., ECCV 2022)."""
+
+    method: str = "oimnet+++"
+    proto_norm_in_top: bool = True

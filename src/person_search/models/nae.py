@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from person_search.data.target import Target
 from person_search.models.box_heads import binary_classification_loss, box_loss, normalised_box_layer
 from person_search.models.embedding import Projection, norm_aware
 from person_search.models.method_settings import NaeSettings
+from person_search.models.proto_norm import prototypes
 from person_search.models.reid_loss import identify
 from person_search.models.roi_sampling import SampledRois, enough_to_normalise
-from person_search.models.settings import TwoStageSettings
 from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
 from person_search.registry import losses as reid_losses
 
@@ -20,13 +18,14 @@ from person_search.registry import losses as reid_losses
 class NAE(TwoStageModel):
     """As OIM, without a classifier: the length of the embedding, batch-normalised, is the person logit."""
 
-    Settings: ClassVar[type[TwoStageSettings]] = NaeSettings
+    Settings = NaeSettings
+    config: NaeSettings
     min_side = 0.01
 
-    def __init__(self, config: TwoStageSettings, num_identities: int, *, load_weights: bool = True):
+    def __init__(self, config: NaeSettings, num_identities: int, *, load_weights: bool = True):
         super().__init__(config, num_identities, load_weights=load_weights)
         self.bbox_pred = normalised_box_layer(self.level_channels["C5"])
-        self.projection = Projection(self.level_channels, bias=True, bn_std=0.01)
+        self.projection = Projection(self.level_channels, bias=True, bn_std=0.01, norm=config.embedding.norm)
         self.rescaler = nn.BatchNorm1d(1)
         self.reid_loss = reid_losses.get(config.loss.name)(256, num_identities, config.loss)
 
@@ -34,9 +33,10 @@ class NAE(TwoStageModel):
         self, features: FeatureMaps, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
     ) -> dict[str, Tensor]:
         """Classification by length, box and re-ID loss, all on the sampled RoIs."""
-        sampled = enough_to_normalise(sampled, self.projection)
+        sampled = enough_to_normalise(sampled, self.projection, self.rescaler)
         pooled = self.pool(self.align(features, [rois.boxes for rois in sampled]))
-        direction, logits = self._embed(pooled)
+        with prototypes(self.projection, [rois.labels for rois in sampled]):
+            direction, logits = self._embed(pooled)
         reid, accuracy = identify(self.reid_loss, direction, sampled)
         self.metrics["identity_accuracy"] = accuracy
         return {

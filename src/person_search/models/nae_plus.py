@@ -14,6 +14,7 @@ from person_search.models.box_heads import box_loss, normalised_box_layer
 from person_search.models.embedding import MapProjection, norm_aware
 from person_search.models.method_settings import NaePlusSettings
 from person_search.models.pixel_labels import pixel_labels
+from person_search.models.proto_norm import prototypes
 from person_search.models.reid_loss import identify
 from person_search.models.roi_sampling import SampledRois, enough_to_normalise
 from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
@@ -64,7 +65,7 @@ class NAEPlus(TwoStageModel):
     def __init__(self, config: NaePlusSettings, num_identities: int, *, load_weights: bool = True):
         super().__init__(config, num_identities, load_weights=load_weights)
         self.bbox_pred = normalised_box_layer(self.level_channels["C5"])
-        self.projection = MapProjection(self.level_channels, bias=True, bn_std=0.01)
+        self.projection = MapProjection(self.level_channels, bias=True, bn_std=0.01, norm=config.embedding.norm)
         self.rescaler = nn.BatchNorm2d(1)
         self.reid_loss = reid_losses.get(config.loss.name)(256, num_identities, config.loss)
 
@@ -73,7 +74,8 @@ class NAEPlus(TwoStageModel):
     ) -> dict[str, Tensor]:
         """Classification of pixels, box and re-ID loss, all on the sampled RoIs."""
         sampled = enough_to_normalise(sampled, self.bbox_pred)
-        found = self._look(self.align(features, [rois.boxes for rois in sampled]))
+        with prototypes(self.projection, [rois.labels for rois in sampled]):
+            found = self._look(self.align(features, [rois.boxes for rois in sampled]))
         reid, accuracy = identify(self.reid_loss, found.embeddings, sampled)
         self.metrics["identity_accuracy"] = accuracy
         return {

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import abc
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from person_search.models.settings import OimLossSettings, SequentialOimLossSettings
+from person_search.models.settings import OimLossSettings, TableLossSettings
 from person_search.runtime.distributed import all_gather_rows, mean_count
+
+
+@dataclass(frozen=True, eq=False)
+class Everyone:
+    """The RoIs of all processes, in rank order.
+
+    Attributes:
+        embeddings: (m, D), as the tables take them.
+        labels: (m,).
+        overlaps: (m,), for a loss that asks for them.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    overlaps: Tensor | None
 
 
 class IdentityTables(nn.Module, abc.ABC):
@@ -21,37 +37,37 @@ class IdentityTables(nn.Module, abc.ABC):
     Args:
         features: D, length of an embedding.
         identities: N, rows of the table.
-        config: ``scale``, ``momentum``, ``queue``, ``normalise``.
+        config: ``scale``, ``queue`` and ``normalise``; subclasses read more.
     """
 
     uses_unlabelled = True
     lut: Tensor
     queue: Tensor
 
-    def __init__(self, features: int, identities: int, config: OimLossSettings | SequentialOimLossSettings):
+    def __init__(self, features: int, identities: int, config: TableLossSettings):
         super().__init__()
         self.scale = config.scale
-        self.momentum = config.momentum
         self.normalise = config.normalise
         length = config.queue or (5000 if identities > 1000 else 500)
         self.register_buffer("lut", torch.zeros(identities, features))
         self.register_buffer("queue", torch.zeros(length, features))
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, embeddings: Tensor, labels: Tensor, overlaps: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and top-1 accuracy over labelled rows; both 0 where there are none.
 
         Args:
             embeddings: (n, D), any length; normalised here unless the settings say otherwise.
             labels: (n,) int64: identity >= 0; -1 a person without identity; below: takes no part.
+            overlaps: (n,) IoU with the true box, where ``uses_overlaps`` asks for it.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = F.normalize(embeddings.float(), dim=1) if self.normalise else embeddings.float()
-            return self.compare(embeddings, labels, all_gather_rows(embeddings), all_gather_rows(labels))
+            more = None if overlaps is None else all_gather_rows(overlaps)
+            everyone = Everyone(all_gather_rows(embeddings), all_gather_rows(labels), more)
+            return self.compare(embeddings, labels, everyone)
 
     @abc.abstractmethod
-    def compare(
-        self, embeddings: Tensor, labels: Tensor, all_embeddings: Tensor, all_labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def compare(self, embeddings: Tensor, labels: Tensor, everyone: Everyone) -> tuple[Tensor, Tensor]:
         """``forward`` for (n, D) ``embeddings`` as the tables take them, given those of all processes too."""
 
 
@@ -68,18 +84,17 @@ class OIMLoss(IdentityTables):
 
     def __init__(self, features: int, identities: int, config: OimLossSettings):
         super().__init__(features, identities, config)
+        self.momentum = config.momentum
         self.register_buffer("queue_count", torch.zeros((), dtype=torch.int64))
 
-    def compare(
-        self, embeddings: Tensor, labels: Tensor, all_embeddings: Tensor, all_labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def compare(self, embeddings: Tensor, labels: Tensor, everyone: Everyone) -> tuple[Tensor, Tensor]:
         """Loss and accuracy; both tables move here."""
-        self._enqueue(all_embeddings[all_labels == -1])
+        self._enqueue(everyone.embeddings[everyone.labels == -1])
         logits = self.scale * embeddings @ torch.cat([self.lut, self.queue]).t()
         empty = torch.arange(len(self.queue), device=logits.device) < len(self.queue) - self.queue_count
         logits = torch.cat([logits[:, : len(self.lut)], logits[:, len(self.lut) :].masked_fill(empty, -torch.inf)], 1)
         loss, accuracy = labelled_cross_entropy(logits, labels, labels >= 0)
-        self._update_lut(all_embeddings, all_labels)
+        self._update_lut(everyone.embeddings, everyone.labels)
         return loss, accuracy
 
     def _enqueue(self, unlabelled: Tensor) -> None:

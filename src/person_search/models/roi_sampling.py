@@ -13,6 +13,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_area, box_iou
 
 from person_search.data.target import Target
+from person_search.models.proto_norm import ProtoNorm
 from person_search.models.random_draws import Draw, choose, generator_of
 from person_search.models.settings import RoiSettings
 from person_search.runtime.distributed import sum_over_ranks
@@ -64,20 +65,21 @@ class SampledRois(LabelledRois):
 Rois = TypeVar("Rois", bound=LabelledRois)
 
 
-def enough_to_normalise(rois: list[Rois], head: nn.Module) -> list[Rois]:
-    """The RoIs of all images, or none of them where batch normalisation in ``head`` cannot train on so few.
+def enough_to_normalise(rois: list[Rois], *heads: nn.Module) -> list[Rois]:
+    """The RoIs of all images, or none of them where batch normalisation in ``heads`` cannot train on so few.
 
     It trains on two rows at least, but for a kind with ``trains_on_one``. With none the same path is gone, for the
     other processes' sake: they wait for this one's gradients and normalisation, and it needs their embeddings in its
     tables.
     """
+    parts = [part for head in heads for part in head.modules()]
     norms = [
         part
-        for part in head.modules()
-        if isinstance(part, _BatchNorm) and part.training and not getattr(part, "trains_on_one", False)
+        for part in parts
+        if isinstance(part, _BatchNorm | ProtoNorm) and part.training and not getattr(part, "trains_on_one", False)
     ]
     number = sum(len(each.labels) for each in rois)
-    if any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
+    if norms and all(isinstance(norm, nn.SyncBatchNorm | ProtoNorm) for norm in norms):
         number = sum_over_ranks(number, rois[0].labels.device)
     return [each.take(slice(0)) for each in rois] if norms and number < 2 else rois
 

@@ -15,6 +15,7 @@ from person_search.models.box_heads import (
 )
 from person_search.models.embedding import Projection, norm_aware
 from person_search.models.method_settings import SeqNetSettings
+from person_search.models.proto_norm import prototypes
 from person_search.models.random_draws import Draw
 from person_search.models.reid_loss import identify
 from person_search.models.roi_sampling import DetectionSampler, SampledRois, enough_to_normalise
@@ -46,7 +47,7 @@ class SeqNet(TwoStageModel):
         self.cls_score = nn.Linear(channels, 2)
         self.bbox_pred = nn.Linear(channels, 8)
         self.refined_bbox_pred = normalised_box_layer(channels)
-        self.projection = Projection(self.level_channels, bias=True, bn_std=0.01)
+        self.projection = Projection(self.level_channels, bias=True, bn_std=0.01, norm=config.embedding.norm)
         self.rescaler = nn.BatchNorm1d(1)
         self.reid_loss = reid_losses.get(config.loss.name)(256, num_identities, config.loss)
         self.sample_detections = DetectionSampler(config.rois, self.box_coder, Draw.LATER_ROIS)
@@ -57,9 +58,10 @@ class SeqNet(TwoStageModel):
         """Classification and box loss of the first head; classification by length, box and re-ID loss of the second."""
         logits, deltas = self._detect(features, [rois.boxes for rois in sampled])
         found = self.sample_detections(self.moved_rois(features, sampled, deltas), targets)
-        found = enough_to_normalise(found, self.projection)
+        found = enough_to_normalise(found, self.projection, self.rescaler)
         pooled = self.pool(self.align(features, [rois.boxes for rois in found]))
-        direction, person = self._embed(pooled)
+        with prototypes(self.projection, [rois.labels for rois in found]):
+            direction, person = self._embed(pooled)
         refined = self.refined_bbox_pred(pooled["C5"]).float()
         reid, accuracy = identify(self.reid_loss, direction, found)
         self.metrics["identity_accuracy"] = accuracy

@@ -10,6 +10,7 @@ from person_search.models.backbones.backbone import Top
 from person_search.models.box_heads import binary_classification_loss, box_loss, softmax_classification_loss
 from person_search.models.embedding import SingleRowProjection
 from person_search.models.method_settings import SeqNeXtSettings
+from person_search.models.proto_norm import prototypes
 from person_search.models.random_draws import Draw
 from person_search.models.reid_loss import identify
 from person_search.models.roi_sampling import DetectionSampler, SampledRois, enough_to_normalise
@@ -45,7 +46,9 @@ class SeqNeXt(TwoStageModel):
         self.bbox_pred = nn.Linear(channels, 8)
         self.refined_cls_score = nn.Linear(channels, 1)
         self.refined_bbox_pred = nn.Linear(channels, 4)
-        self.projection = SingleRowProjection(self.level_channels, size=config.embedding_size, bias=True, bn_std=0.01)
+        self.projection = SingleRowProjection(
+            self.level_channels, size=config.embedding_size, bias=True, bn_std=0.01, norm=config.embedding.norm
+        )
         self.reid_loss = reid_losses.get(config.loss.name)(config.embedding_size, num_identities, config.loss)
         self.sample_detections = DetectionSampler(config.rois, self.box_coder, Draw.LATER_ROIS)
 
@@ -64,7 +67,9 @@ class SeqNeXt(TwoStageModel):
         found = enough_to_normalise(found, self.projection)
         pooled = self.pool(self.align(features, [rois.boxes for rois in found]))
         person, refined = self._refine(pooled)
-        reid, accuracy = identify(self.reid_loss, self.embed_pooled(pooled), found)
+        with prototypes(self.projection, [rois.labels for rois in found]):
+            embeddings = self.embed_pooled(pooled)
+        reid, accuracy = identify(self.reid_loss, embeddings, found)
         self.metrics["identity_accuracy"] = accuracy
         return {
             "detection_classification": softmax_classification_loss(logits, sampled),

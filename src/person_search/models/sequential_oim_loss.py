@@ -2,55 +2,75 @@
 
 from __future__ import annotations
 
+import abc
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from person_search.models.oim_loss import IdentityTables, labelled_cross_entropy
-from person_search.models.settings import SafeOimLossSettings, SequentialOimLossSettings
+from person_search.models.oim_loss import Everyone, IdentityTables, labelled_cross_entropy
+from person_search.models.settings import SafeOimLossSettings, SequentialOimLossSettings, TableLossSettings
 
 
-class SequentialOIMLoss(IdentityTables):
-    """Online Instance Matching (Xiao et al., CVPR 2017) in the other of its two readings.
+class SequentialTables(IdentityTables):
+    """Tables in the other of OIM's two readings.
 
     It differs from ``OIMLoss`` in three ways: rows that nothing has filled yet take part in the softmax, with a
     similarity of 0; both tables are compared with as they were before the batch; and every RoI of an identity moves
     its row, one after the other, not the last alone. The tables move in the backward pass, so that losses without
-    one leave them alone. Arguments are those of ``IdentityTables``.
+    one leave them alone. How far a RoI moves its row is the subclass's ``steps``. Arguments are those of
+    ``IdentityTables``.
     """
 
-    Settings = SequentialOimLossSettings
     queue_head: Tensor
 
-    def __init__(self, features: int, identities: int, config: SequentialOimLossSettings):
+    def __init__(self, features: int, identities: int, config: TableLossSettings):
         super().__init__(features, identities, config)
         self.register_buffer("queue_head", torch.zeros((), dtype=torch.int64))
 
-    def compare(
-        self, embeddings: Tensor, labels: Tensor, all_embeddings: Tensor, all_labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    @abc.abstractmethod
+    def steps(self, everyone: Everyone) -> Tensor:
+        """(m,) share of each RoI in the row that it moves, the rest being what the row was."""
+
+    def compare(self, embeddings: Tensor, labels: Tensor, everyone: Everyone) -> tuple[Tensor, Tensor]:
         """Loss and accuracy; the tables move when the gradient comes back."""
         logits = self.scale * embeddings @ torch.cat([self.lut, self.queue]).t()
         if logits.requires_grad:
-            logits.register_hook(lambda gradient: self._update(all_embeddings, all_labels))
+            logits.register_hook(lambda gradient: self._update(everyone))
         return labelled_cross_entropy(logits, labels, labels >= 0)
 
     @torch.no_grad()
-    def _update(self, embeddings: Tensor, labels: Tensor) -> None:
+    def _update(self, everyone: Everyone) -> None:
+        embeddings, labels = everyone.embeddings, everyone.labels
         self._enqueue(embeddings[labels == -1])
-        embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
+        labelled = labels >= 0
+        embeddings, labels, steps = embeddings[labelled], labels[labelled], self.steps(everyone)[labelled, None]
         # RoIs of one identity wait for each other, those of different ones do not.
         turn = (labels[:, None] == labels).tril(-1).sum(1)
         for now in range(int(turn.max()) + 1 if len(labels) else 0):
-            rows = labels[turn == now]
-            moved = self.momentum * self.lut[rows] + (1 - self.momentum) * embeddings[turn == now]
-            self.lut[rows] = F.normalize(moved, dim=1)
+            its = turn == now
+            rows = labels[its]
+            self.lut[rows] = F.normalize((1 - steps[its]) * self.lut[rows] + steps[its] * embeddings[its], dim=1)
 
     def _enqueue(self, unlabelled: Tensor) -> None:
         length = len(self.queue)
         places = self.queue_head + torch.arange(len(unlabelled), device=self.queue.device)
         self.queue[places[-length:] % length] = unlabelled[-length:]
         self.queue_head.copy_((self.queue_head + len(unlabelled)) % length)
+
+
+class SequentialOIMLoss(SequentialTables):
+    """Online Instance Matching (Xiao et al., CVPR 2017) as ``SequentialTables`` do it, every step alike."""
+
+    Settings = SequentialOimLossSettings
+
+    def __init__(self, features: int, identities: int, config: SequentialOimLossSettings):
+        super().__init__(features, identities, config)
+        self.momentum = config.momentum
+
+    def steps(self, everyone: Everyone) -> Tensor:
+        """The same for every RoI."""
+        return torch.full_like(everyone.embeddings[:, 0], 1 - self.momentum)
 
 
 class SafeOIMLoss(SequentialOIMLoss):
@@ -64,13 +84,11 @@ class SafeOIMLoss(SequentialOIMLoss):
 
     Settings = SafeOimLossSettings
 
-    def compare(
-        self, embeddings: Tensor, labels: Tensor, all_embeddings: Tensor, all_labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def compare(self, embeddings: Tensor, labels: Tensor, everyone: Everyone) -> tuple[Tensor, Tensor]:
         """Loss and accuracy; the tables move here."""
         tables = torch.cat([self.lut, self.queue])
         empty = ~tables.any(1)
         own = F.one_hot(labels.clamp(min=0), len(tables)).bool()
         cosines = (embeddings @ tables.t()).masked_fill(empty, -1.0).masked_fill(empty & own, 1.0)
-        self._update(all_embeddings, all_labels)
+        self._update(everyone)
         return labelled_cross_entropy(self.scale * cosines, labels, labels >= 0, among=labels >= -1)

@@ -12,6 +12,8 @@ from person_search.errors import nearest
 from person_search.registry import backbones, losses
 
 Level = Literal["C4", "C5"]
+NotNegative = Annotated[float, Field(ge=0)]
+EmbeddingNorm = Literal["batch", "proto", "none"]
 
 
 class BackboneSettings(Section):
@@ -113,10 +115,10 @@ class RpnSettings(Section):
     batch_per_image: AtLeastOne = Field(256, description="RPN: anchors sampled per image")
     positive_share: Share = Field(0.5, description="RPN: share of sampled anchors that may be positive")
     nms: Share = Field(0.7, description="RPN: NMS IoU")
-    min_side: Annotated[float, Field(ge=0)] = Field(
+    min_side: NotNegative = Field(
         0.0, description="RPN: proposals with a shorter side than this, pixels of the resized image, are dropped"
     )
-    box_loss_beta: Annotated[float, Field(ge=0)] = Field(
+    box_loss_beta: NotNegative = Field(
         0.0, description="RPN: below this error the box loss is quadratic (smooth L1); 0: L1 throughout"
     )
     pre_nms_train: AtLeastOne = Field(12000, description="RPN: proposals before NMS in training")
@@ -172,22 +174,27 @@ class LossSettings(Section):
     chooser = "name"
     flat_names: ClassVar[dict[str, str]] = {"name": "reid_loss", "weight": "reid_loss_weight"}
 
-    name: str = Field(description="re-ID loss: oim, oim-sequential, oim-safe, softmax, or a plug-in's")
+    name: str = Field(description="re-ID loss: oim, oim-sequential, oim-safe, loim, softmax, or a plug-in's")
     weight: Positive = Field(0.5, description="weight of the re-ID loss")
 
 
-class OimLossSettings(LossSettings):
-    """Online instance matching (Xiao et al., CVPR 2017)."""
+class TableLossSettings(LossSettings):
+    """A loss that compares with a table of identities and a queue of other people."""
 
     prefix = "oim_"
 
-    name: str = "oim"
     scale: Positive = Field(30.0, description="OIM: logits are this times the cosine")
-    momentum: Share = Field(0.5, description="OIM: share of the old row kept when the table is updated")
     queue: AtLeastOne | None = Field(None, description="OIM: queue length; None: 5000 above 1000 identities, else 500")
     normalise: bool = Field(
         True, description="OIM: embeddings are brought to unit length first; off: their lengths count, as in NAE+"
     )
+
+
+class OimLossSettings(TableLossSettings):
+    """Online instance matching (Xiao et al., CVPR 2017)."""
+
+    name: str = "oim"
+    momentum: Share = Field(0.5, description="OIM: share of the old row kept when the table is updated")
 
 
 class SequentialOimLossSettings(OimLossSettings):
@@ -200,6 +207,32 @@ class SafeOimLossSettings(SequentialOimLossSettings):
     """Online instance matching that rows without a person do not disturb."""
 
     name: str = "oim-safe"
+
+
+class LoimLossSettings(TableLossSettings):
+    """Localisation-aware OIM (Lee et al., ECCV 2022)."""
+
+    name: str = "loim"
+    min_step: Share = Field(0.7, description="LOIM: smallest share of a RoI in its table row, which is else its IoU")
+    max_step: Share = Field(0.9, description="LOIM: largest share of a RoI in its table row")
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> LoimLossSettings:
+        if self.min_step > self.max_step:
+            raise ValueError(f"oim_min_step {self.min_step} exceeds oim_max_step {self.max_step}")
+        return self
+
+
+class EmbeddingSettings(Section):
+    """The way from pooled features to the embedding, for methods that project them."""
+
+    prefix = "embedding_"
+
+    norm: EmbeddingNorm = Field(
+        "batch",
+        description="normalisation behind the projection: batch, proto (OIMNet++'s ProtoNorm, which counts people "
+        "instead of RoIs), none",
+    )
 
 
 class TwoStageSettings(MethodSettings):

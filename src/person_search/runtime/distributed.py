@@ -53,6 +53,36 @@ def sum_over_ranks(number: int, device: torch.device) -> int:
     return int(total)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over processes; the gradient of every process's share is the sum of what all make of it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _sum(values: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(values)
+    return total
+
+
+def add_over_ranks(values: Tensor) -> Tensor:
+    """The sum of ``values`` over processes, with gradient. All call this, and all go back through it.
+
+    A process's gradient is then that of the sum of all losses, as DDP, which averages, wants it.
+    """
+    return values if world_size() == 1 else _sum(values)
+
+
 def all_gather_rows(rows: Tensor) -> Tensor:
     """(n, ...) tensors of all processes, n differing, concatenated in rank order. No gradient flows through."""
     rows = rows.detach()

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from person_search.models.backbones.stochastic_depth import DrawnDepths, depths_as_drawn, drawn_depths
+from person_search.models.proto_norm import Told, told, told_again
 from person_search.models.settings import BackboneSettings
 
 Cut = Literal["layer3-half", "layer3"]
@@ -150,14 +151,14 @@ def _counted_once(part: nn.Module) -> tuple[AbstractContextManager[None], Abstra
     """Contexts of the first and the second computation of ``part``.
 
     Only the first moves running statistics; the second leaves out the blocks that the first did, whatever was drawn
-    between them.
+    between them, and knows as much of its rows.
     """
-    return nullcontext(), _once_more(part, drawn_depths(part))
+    return nullcontext(), _once_more(part, drawn_depths(part), told(part))
 
 
 @contextmanager
-def _once_more(part: nn.Module, depths: DrawnDepths) -> Iterator[None]:
-    with statistics_kept(part), depths_as_drawn(depths):
+def _once_more(part: nn.Module, depths: DrawnDepths, before: Told) -> Iterator[None]:
+    with statistics_kept(part), depths_as_drawn(depths), told_again(before):
         yield
 
 

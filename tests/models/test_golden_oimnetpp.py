@@ -1,0 +1,137 @@
+"""Agreement of OIMNet++ and OIMNet+++ with what their authors' code computed, on weights drawn from a formula."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from golden_files import (
+    SAMPLES,
+    WHOLE,
+    Golden,
+    assert_gradients_agree,
+    assert_losses_agree,
+    formula,
+    layout,
+    pictures,
+    sample,
+    training_step,
+)
+
+from person_search.checkpoints.loading import load_model
+from person_search.checkpoints.released_oimnetpp import rename
+from person_search.models.proto_norm import ProtoNorm
+
+NAMES = ["oimnetpp", "oimnetppp"]
+LOSSES = {
+    "rpn_objectness": "loss_rpn_cls",
+    "rpn_box": "loss_rpn_reg",
+    "classification": "loss_proposal_cls",
+    "box": "loss_proposal_reg",
+    "reid": "loss_box_reid",
+}
+QUEUE_ROWS = 40
+"""Rows at the end of the queue that were filled."""
+
+
+def released_state(golden):
+    """What the authors' code saves, but for the precision of the tables: theirs would round the expected numbers."""
+    state = {}
+    for key, shape in layout("oimnetpp").items():
+        if key.endswith("reid_loss.lut"):
+            value = formula().table(*shape)
+        elif key.endswith("reid_loss.cq"):
+            value = np.zeros(shape, np.float32)
+            value[-QUEUE_ROWS:] = formula().table(QUEUE_ROWS, shape[1], 6)
+        else:
+            value = golden.arrays.get(f"weights/{key}", formula().tensor(key, shape))
+        state[key] = torch.from_numpy(np.asarray(value))
+    return state
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def golden(request):
+    golden = Golden(request.param)
+    golden.name = request.param
+    return golden
+
+
+@pytest.fixture(scope="module")
+def model(golden, tmp_path_factory):
+    path = tmp_path_factory.mktemp("released") / "epoch_19.pth"
+    scheduler = {"milestones": Counter([16])}
+    torch.save({"model": released_state(golden), "optimizer": {}, "lr_scheduler": scheduler, "epoch": 19}, path)
+    return load_model(
+        path,
+        shorter_side=192,
+        longer_side=320,
+        score_threshold=0.0,
+        rpn_post_nms_train=60,
+        rpn_batch_per_image=10**6,
+        roi_batch_per_image=10**6,
+        freeze=True,
+        # Nothing in a file says so.
+        proto_norm_in_top=golden.name == "oimnetppp",
+    )
+
+
+@pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole outputs are not beside this checkout")
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_kept_is_a_sample_of_the_whole(name):
+    whole, kept = np.load(WHOLE / f"{name}.npz"), np.load(SAMPLES / f"{name}.npz")
+    again = {key for key in whole if key.startswith(("det", "query")) and name == "oimnetppp"}
+    assert {*whole} - {*kept} == {"rgb", "lut", "cq_tail"} | again
+    assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
+    assert np.array_equal(whole["lut"], formula().table(20, 256))
+    assert np.array_equal(whole["cq_tail"], formula().table(QUEUE_ROWS, 256, 6))
+    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(pictures(), whole["rgb"], strict=True))
+    assert (SAMPLES / "oimnetpp.layout.json").read_text() == (WHOLE / f"{name}.layout.json").read_text()
+
+
+def test_a_released_checkpoint_is_recognised_by_its_contents(golden, model):
+    config = model.config
+    assert (config.method, config.embedding.norm, config.levels) == ("oimnet++", "proto", ("C5",))
+    assert (config.loss.name, config.loss.queue, config.loss.weight) == ("loim", 500, 1.0)
+    assert model.num_identities == 20
+    assert model.reid_loss.queue_head == 0
+    norms = sum(isinstance(part, ProtoNorm) for part in model.modules())
+    assert norms == {"oimnetpp": 1, "oimnetppp": 1 + 10}[golden.name]
+
+
+@pytest.mark.parametrize("golden", NAMES[:1], indirect=True)
+def test_detections_and_query_embeddings_of_both_pictures_in_one_batch_agree(golden, model):
+    """In test the two are the same, which ``test_oimnetpp`` holds."""
+    boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
+    for i, result in enumerate(model.eval().detect_and_embed(pictures(), boxes)):
+        people, queries = result.detections, torch.stack([person.embedding for person in result.given])
+        assert golden.relative(f"det{i}_boxes", people.boxes) < 1e-4
+        assert golden.difference(f"det{i}_scores", people.scores) < 1e-5
+        assert golden.relative(f"det{i}_embeddings", people.embeddings) < 1e-4
+        assert golden.relative(f"query{i}_embeddings", queries) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def step(golden, model):
+    return training_step(model, golden, pictures())
+
+
+def test_losses_of_a_training_step_agree(golden, step):
+    assert_losses_agree(golden, step[0], LOSSES)
+
+
+def test_gradients_of_a_training_step_agree(golden, step):
+    """Conv1 and bn1 have none, and what lies unused in the file is no part of ours."""
+    assert_gradients_agree(golden, step[1], rename, floor=1e-3)
+
+
+def test_tables_and_running_statistics_after_a_training_step_agree(golden, step):
+    """Normalisation over a few RoIs amplifies float32's rounding, as in ``test_golden``."""
+    _, _, state = step
+    for key in golden.below("after/"):
+        if "reid_loss" in key:
+            assert golden.difference(f"after/{key}", state[rename(key)]) < 1e-4, key
+        else:
+            assert golden.relative(f"after/{key}", state[rename(key)]) < 1e-4, key
+    assert int(state["reid_loss.queue_head"]) == int(golden["header_after"])
