@@ -20,6 +20,8 @@ from person_search.data.target import Target
 
 SAMPLES = Path(__file__).resolve().parents[1] / "golden"
 WHOLE = SAMPLES.parents[1].parent / "shared" / "golden"
+QUEUE_ROWS = 40
+"""Rows at the end of a queue that is not empty."""
 KEPT = 6000
 """Numbers kept of an array that has more."""
 
@@ -51,6 +53,21 @@ def formula():
 def layout(name):
     """{key: shape} of the state dict that the implementation of ``name`` saves."""
     return {key: tuple(shape) for key, shape in json.loads((SAMPLES / f"{name}.layout.json").read_text()).items()}
+
+
+def released_state(name, golden):
+    """The state dict that the implementation of ``name`` saves, the last ``QUEUE_ROWS`` of its queue being filled."""
+    state = {}
+    for key, shape in layout(name).items():
+        if key.endswith("reid_loss.lut"):
+            value = formula().table(*shape)
+        elif key.endswith("reid_loss.cq"):
+            value = np.zeros(shape, np.float32)
+            value[-QUEUE_ROWS:] = formula().table(QUEUE_ROWS, shape[1], 6)
+        else:
+            value = golden.arrays.get(f"weights/{key}", formula().tensor(key, shape))
+        state[key] = torch.from_numpy(np.asarray(value))
+    return state
 
 
 def make_images():

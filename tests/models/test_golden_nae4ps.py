@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from golden_files import (
+    QUEUE_ROWS,
     SAMPLES,
     WHOLE,
     Golden,
     assert_gradients_agree,
     assert_losses_agree,
     formula,
-    layout,
-    pictures,
+    make_images,
+    released_state,
     sample,
     training_step,
 )
@@ -32,22 +33,8 @@ LOSSES = {
 }
 NAMES = {"nae4ps": ("nae4ps", ("C4", "C5")), "naeplus": ("nae-plus", ("C4", "C5")), "naeplus_c5": ("nae-plus", ("C5",))}
 """Name of the outputs: method and levels."""
-QUEUE_ROWS = 40
-"""Rows at the end of the queue that were filled."""
-
-
-def released_state(golden, name):
-    state = {}
-    for key, shape in layout(name).items():
-        if key.endswith("reid_loss.lut"):
-            value = formula().table(*shape)
-        elif key.endswith("reid_loss.cq"):
-            value = np.zeros(shape, np.float32)
-            value[-QUEUE_ROWS:] = formula().table(QUEUE_ROWS, shape[1], 6)
-        else:
-            value = golden.arrays.get(f"weights/{key}", formula().tensor(key, shape))
-        state[key] = torch.from_numpy(np.asarray(value))
-    return state
+SEEN = {}
+"""Outputs of the top, by shape and sum of what it was given."""
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -63,7 +50,7 @@ def golden(name):
 @pytest.fixture(scope="module")
 def model(golden, name, tmp_path_factory):
     path = tmp_path_factory.mktemp("released") / "checkpoint.pth"
-    torch.save({"model": released_state(golden, name), "optimizer": {}, "lr_scheduler": {}, "epoch": 11}, path)
+    torch.save({"model": released_state(name, golden), "optimizer": {}, "lr_scheduler": {}, "epoch": 11}, path)
     return load_model(
         path,
         shorter_side=192,
@@ -83,7 +70,7 @@ def test_what_is_kept_is_a_sample_of_the_whole(name):
     assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
     assert np.array_equal(whole["lut"], formula().table(20, 256))
     assert np.array_equal(whole["cq_tail"], formula().table(QUEUE_ROWS, 256, 6))
-    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(pictures(), whole["rgb"], strict=True))
+    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(make_images(), whole["rgb"], strict=True))
 
 
 def test_a_released_checkpoint_is_recognised_by_its_contents(model, name):
@@ -95,10 +82,25 @@ def test_a_released_checkpoint_is_recognised_by_its_contents(model, name):
     assert model.reid_loss.queue_head == 0
 
 
-def test_detections_and_query_embeddings_agree(golden, model):
+@pytest.fixture
+def shared_top(model, monkeypatch):
+    """The model, whose top runs once for all names: their weights up to there are the same, and so are the RoIs."""
+    run = model.eval().top.forward
+
+    def remembered(aligned):
+        key = aligned.shape, float(aligned.double().sum())
+        if key not in SEEN:
+            SEEN[key] = run(aligned)
+        return SEEN[key]
+
+    monkeypatch.setattr(model.top, "forward", remembered)
+    return model
+
+
+def test_detections_and_query_embeddings_agree(golden, shared_top):
     """Both pictures in one batch: each is to give what it gave by itself."""
     boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
-    for i, result in enumerate(model.eval().detect_and_embed(pictures(), boxes)):
+    for i, result in enumerate(shared_top.detect_and_embed(make_images(), boxes)):
         people, queries = result.detections, torch.stack([person.embedding for person in result.given])
         assert golden.relative(f"det{i}_boxes", people.boxes) < 1e-4
         assert golden.difference(f"det{i}_scores", people.scores) < 1e-5
@@ -109,7 +111,7 @@ def test_detections_and_query_embeddings_agree(golden, model):
 
 
 def test_query_embeddings_agree_in_length_too(golden, model, name):
-    batch = model.eval().transform(pictures())
+    batch = model.eval().transform(make_images())
     with torch.no_grad():
         features = FeatureMaps(model.trunk(batch.tensors), batch)
         pooled = model.pool(model.align(features, [torch.from_numpy(box) for box in golden["gt_boxes"]]))
@@ -120,7 +122,7 @@ def test_query_embeddings_agree_in_length_too(golden, model, name):
 
 @pytest.fixture(scope="module")
 def step(golden, model):
-    return training_step(model, golden, pictures())
+    return training_step(model, golden, make_images())
 
 
 def test_losses_of_a_training_step_agree(golden, step):

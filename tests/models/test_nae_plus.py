@@ -129,7 +129,7 @@ def test_it_trains_oim_on_embeddings_as_long_as_they_are(monkeypatch: pytest.Mon
     monkeypatch.setattr(model.reid_loss, "compare", lambda x, *rest: given.append(x) or compare(x, *rest))
     people = Target(torch.tensor([[5.0, 8, 20, 45]]), torch.tensor([0]), torch.zeros(0, 4))
     model([torch.rand(3, 64, 96)], [people])
-    assert float(given[0].norm(dim=1).max()) < 0.99
+    assert given[0].norm(dim=1).max().item() < 0.99
 
 
 @pytest.mark.parametrize("method", ["nae4ps", "nae-plus"])
