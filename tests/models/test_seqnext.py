@@ -11,6 +11,7 @@ from person_search.checkpoints.released_seqnext import convert, is_released, rec
 from person_search.config import method_settings
 from person_search.data.target import Target
 from person_search.errors import CheckpointError
+from person_search.models.backbones.stochastic_depth import StochasticDepth
 from person_search.models.embedding import SingleRowBatchNorm
 from person_search.models.seqnext import SeqNeXt
 from person_search.models.sequential_oim_loss import SafeOIMLoss
@@ -135,6 +136,15 @@ def test_the_tables_move_in_the_forward_pass_person_by_person() -> None:
     torch.testing.assert_close(loss.lut[0], twice)
     torch.testing.assert_close(loss.queue, torch.tensor([[0.6, 0.8], [0, 0]]))
     assert int(loss.queue_head) == 1
+
+
+def test_what_a_block_adds_is_the_same_on_average() -> None:
+    block = StochasticDepth(0.25).train()
+    found = block(torch.ones(4000, 2, 1, 1))
+    torch.testing.assert_close(found.unique(), torch.tensor([0, 1 / 0.75]))
+    torch.testing.assert_close(found[:, 0], found[:, 1])
+    assert float(found.mean()) == pytest.approx(1, abs=0.05)
+    assert torch.equal(block.eval()(found), found)
 
 
 def test_blocks_left_out_depend_on_the_image_alone(images: list[Tensor]) -> None:

@@ -90,9 +90,10 @@ def test_no_reid_parameters_means_one_optimiser(uni_optim: bool) -> None:
     assert len(described(optimizers["detection"], model)) == 4
 
 
-def test_adamw_trains_detection() -> None:
-    optimizers = build_optimizers(Parts(), TrainingConfig(optimizer="adamw"))
-    assert isinstance(optimizers["detection"], torch.optim.AdamW)
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_adam_trains_detection(name: str, kind: type[torch.optim.Optimizer]) -> None:
+    optimizers = build_optimizers(Parts(), TrainingConfig(optimizer=name))
+    assert type(optimizers["detection"]) is kind
     assert type(optimizers["reid"]) is torch.optim.Adam
 
 

@@ -13,6 +13,7 @@ from person_search.config import TrainingConfig
 from person_search.errors import UsageError
 from person_search.training.schedules import (
     Plateau,
+    WarmupMode,
     build_schedules,
     cosine_factor,
     reid_milestones,
@@ -50,10 +51,23 @@ def test_constant_warm_up_then_full() -> None:
     assert schedule.at(1, 0) == 1.0
 
 
+def test_warm_up_may_begin_at_its_factor_and_end_after_so_many_steps() -> None:
+    """As SeqNeXt is trained: from a thousandth, over 1000 steps or one less than an epoch has; decay as ever."""
+    given = {"warmup_epochs": 1, "warmup_mode": "linear-from-factor", "warmup_factor": 1e-3, "lr_decay_epochs": (1,)}
+    schedule = build_schedules(TrainingConfig(**given, warmup_steps=1001), STEPS)["detection"]
+    last = STEPS - 1
+    expected = [1e-3 * (1 - n / last) + n / last for n in range(STEPS)]
+    assert [schedule.at(0, n) for n in range(STEPS)] == pytest.approx(expected)
+    schedule = build_schedules(TrainingConfig(**given, warmup_steps=1001), 5000)["detection"]
+    assert [schedule.at(0, n) for n in (0, 500, 1000, 4999)] == pytest.approx([1e-3, 0.5005, 1, 1])
+    assert [schedule.at(epoch, 0) for epoch in (1, 2)] == pytest.approx([1, 0.1])
+    assert warmup_factor(1, 1, mode="linear-from-factor", start=0.1) == 1
+
+
 @settings(deadline=None, derandomize=True)
-@given(length=st.floats(0.1, 500), start=st.floats(0, 1))
-def test_linear_warm_up_never_falls_and_ends_at_one(length: float, start: float) -> None:
-    values = [warmup_factor(n, length, mode="linear", start=start) for n in range(1, math.ceil(length) + 2)]
+@given(length=st.floats(0.1, 500), start=st.floats(0, 1), mode=st.sampled_from(["linear", "linear-from-factor"]))
+def test_linear_warm_up_never_falls_and_ends_at_one(length: float, start: float, mode: WarmupMode) -> None:
+    values = [warmup_factor(n, length, mode=mode, start=start) for n in range(1, math.ceil(length) + 2)]
     assert all(a <= b + 1e-12 for a, b in pairwise(values))
     assert values[-1] == 1.0
     assert all(start - 1e-12 <= value <= 1 for value in values)

@@ -74,7 +74,7 @@ class TrainingConfig(Section):
         False, description="show every image once an epoch, mirrored or not as chance has it, instead of both"
     )
     all_images: bool = Field(False, description="train on images in which nobody has an identity too")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimiser of the detection parameters")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimiser of the detection parameters")
     lr: Positive = Field(0.003, description="learning rate of the detection parameters")
     momentum: Share = Field(0.9, description="SGD momentum")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
@@ -101,8 +101,13 @@ class TrainingConfig(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = Field(
         1, description="epochs in which the learning rate rises to its full value"
     )
-    warmup_mode: Literal["linear", "constant"] = Field(
-        "linear", description="warm-up: rising each step, or constant at warmup_factor"
+    warmup_steps: AtLeastOne | None = Field(
+        None,
+        description="longest warm-up, in steps; None: all of warmup_epochs. Decay counts from its epochs all the same",
+    )
+    warmup_mode: Literal["linear", "linear-from-factor", "constant"] = Field(
+        "linear",
+        description="warm-up: rising each step; the same with the first step at warmup_factor; or constant at it",
     )
     warmup_factor: Share = Field(0.01, description="factor on the learning rate at the start of warm-up")
     clip_grad: Positive | None = Field(

@@ -117,6 +117,7 @@ class SeqNeXtSettings(SeqNetSettings):
     """SeqNeXt (Jaffe and Zakhor, WACV 2023)."""
 
     method: str = "seqnext"
+    images: ImageSettings = ImageSettings(shorter_side=(900,), longer_side=1500, rounding="nearest")
     backbone: SerializeAsAny[BackboneSettings] = ConvNeXtSettings(name="convnext_base", freeze=None)
     rpn: RpnSettings = RpnSettings(
         anchor_sizes=(32.0, 64.0, 128.0, 256.0, 512.0),

@@ -17,6 +17,7 @@ class Draw(enum.IntEnum):
     ANCHORS = 1
     ROIS = 2
     LATER_ROIS = 3
+    CROP = 15
     TRUNK_DEPTH = 16
     TOP_DEPTH = 17
     """And the numbers after it, for one copy of the backbone's top each."""

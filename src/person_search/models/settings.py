@@ -73,8 +73,36 @@ class ResNetSettings(BackboneSettings):
     )
 
 
+class CropSettings(Section):
+    """Squares that are cut out of resized training images."""
+
+    prefix = "crop_"
+
+    side: AtLeastOne | None = Field(
+        None, description="training images are cropped to squares of this side after resizing; None: whole images"
+    )
+    canvas: AtLeastOne = Field(
+        1, description="crop: images are padded first, to at least this many times crop_side, the image in the middle"
+    )
+    padding: Literal["mean", "black"] = Field(
+        "mean", description="crop: colour around the image, the mean that normalisation takes off, or black"
+    )
+    focused: Share = Field(
+        0.5, description="crop: share of crops around one person with an identity; the others hold all people"
+    )
+    grow: bool = Field(
+        False, description="crop: around one person larger than crop_side cut out a larger square and shrink it"
+    )
+    erosion: Share = Field(
+        0.1, description="crop: share of a box's sides, at either end, that a crop of all people may cut off"
+    )
+    min_area: Share = Field(
+        0.4, description="crop: people with less than this share of their box's area left do not count any more"
+    )
+
+
 class ImageSettings(Section):
-    """The size that images are resized to."""
+    """The size that images are resized to, and what training cuts out of them."""
 
     at_test = ("shorter_side", "longer_side")
 
@@ -84,6 +112,10 @@ class ImageSettings(Section):
         "in test",
     )
     longer_side: AtLeastOne = Field(1000, description="longest side after resizing, pixels")
+    rounding: Literal["down", "nearest"] = Field(
+        "down", description="how sides after resizing become whole pixels: rounded down, or to the nearest"
+    )
+    crop: CropSettings = CropSettings()
 
     @field_validator("shorter_side")
     @classmethod

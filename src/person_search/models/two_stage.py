@@ -83,7 +83,11 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
         images = config.images
         backbone = build_backbone(config.backbone, cut=self.cut, load_weights=load_weights)
         self.transform = ImageTransform(
-            shorter_side=images.shorter_side, longer_side=images.longer_side, normalisation=backbone.normalisation
+            shorter_side=images.shorter_side,
+            longer_side=images.longer_side,
+            rounding=images.rounding,
+            crop=images.crop,
+            normalisation=backbone.normalisation,
         )
         self.trunk = backbone.trunk
         for name in self.tops:

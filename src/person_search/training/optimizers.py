@@ -73,8 +73,8 @@ def is_bias(name: str) -> bool:
 
 
 def _detection_optimizer(groups: list[Group], config: TrainingConfig) -> Optimizer:
-    if config.optimizer == "adamw":
-        return AdamW(groups, lr=config.lr)
+    if config.optimizer != "sgd":
+        return {"adam": Adam, "adamw": AdamW}[config.optimizer](groups, lr=config.lr)
     return SGD(groups, lr=config.lr, momentum=config.momentum)
 
 

@@ -73,7 +73,10 @@ REFUSED = {
         ("lr_policy", "lr_decay_epochs", "reid_lr_decay_epochs", "lr_decay_factor"),
         "the schedule that the run is in the middle of",
     ),
-    **dict.fromkeys(("warmup_epochs", "warmup_mode", "warmup_factor"), "the schedule that the run is in the middle of"),
+    **dict.fromkeys(
+        ("warmup_epochs", "warmup_steps", "warmup_mode", "warmup_factor"),
+        "the schedule that the run is in the middle of",
+    ),
 }
 """Settings that must be what they were, and why: with others the result would be of neither. So must all of the model,
 for weights and losses are of these, and what a plug-in's dataset has of its own."""

@@ -10,17 +10,22 @@ from typing import Any, Literal
 from person_search.config import TrainingConfig
 from person_search.errors import UsageError
 
+WarmupMode = Literal["linear", "linear-from-factor", "constant"]
+
 LAMBDA_FACTORS = (1.0, 1 / 3, 0.1, 0.01)
 """Factors of the ``lambda`` policy before and after each of its three milestones."""
 
 
-def warmup_factor(step: int, length: float, *, mode: Literal["linear", "constant"], start: float) -> float:
-    """Factor of step ``step`` = 1, 2, ... of a warm-up of ``length`` steps; a linear rise ends at exactly 1."""
+def warmup_factor(step: int, length: float, *, mode: WarmupMode, start: float) -> float:
+    """Factor of step ``step`` = 1, 2, ... of a warm-up of ``length`` steps; a linear rise ends at exactly 1.
+
+    ``linear-from-factor`` also begins at exactly ``start``, as torchvision's training of detectors does.
+    """
     if step > length:
         return 1.0
     if mode == "constant":
         return start
-    share = step / length
+    share = (step - 1) / (length - 1) if mode == "linear-from-factor" and length > 1 else step / length
     return start * (1 - share) + share
 
 
@@ -70,7 +75,7 @@ class Schedule:
 
     Attributes:
         policy, epochs, milestones, factor: the decay; ``epochs`` includes warm-up, milestones count after it.
-        warmup_epochs, warmup_mode, warmup_start: the warm-up.
+        warmup_epochs, warmup_mode, warmup_start: the warm-up; it lasts ``warmup_steps`` at most.
         steps_per_epoch: steps that an epoch has.
     """
 
@@ -79,9 +84,10 @@ class Schedule:
     milestones: tuple[int, ...]
     factor: float
     warmup_epochs: float
-    warmup_mode: Literal["linear", "constant"]
+    warmup_mode: WarmupMode
     warmup_start: float
     steps_per_epoch: int
+    warmup_steps: int | None = None
     plateau: Plateau = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,9 +105,8 @@ class Schedule:
     def at(self, epoch: int, step: int) -> float:
         """Factor of step ``step`` of ``epoch``, both counted from 0."""
         number = epoch * self.steps_per_epoch + step + 1
-        warmup = warmup_factor(
-            number, self.warmup_epochs * self.steps_per_epoch, mode=self.warmup_mode, start=self.warmup_start
-        )
+        length = min(self.warmup_epochs * self.steps_per_epoch, self.warmup_steps or math.inf)
+        warmup = warmup_factor(number, length, mode=self.warmup_mode, start=self.warmup_start)
         return warmup * self._decay(epoch - self.warmup_epochs)
 
     def _decay(self, index: float) -> float:
@@ -152,6 +157,7 @@ def build_schedules(config: TrainingConfig, steps_per_epoch: int) -> dict[str, S
             warmup_mode=config.warmup_mode,
             warmup_start=config.warmup_factor,
             steps_per_epoch=steps_per_epoch,
+            warmup_steps=config.warmup_steps,
         )
         for name, milestones in (("detection", config.lr_decay_epochs), ("reid", reid))
     }
