@@ -1,31 +1,38 @@
-"""Speed, memory and use of the device in test, per method, batch and size, on made-up pictures.
+"""Speed, memory and use of the device in test, per method, batch and size, on made-up pictures, in two ways.
 
     python benchmarks/inference.py          the published setting, on a GPU if there is one
     python benchmarks/inference.py --device cpu --backbone resnet18 --width 0.5 --sizes 240x320 --batch-sizes 1 4
-    python benchmarks/inference.py --precisions 32 bf16 --channels-last --batch-sizes 1 5 16
+    python benchmarks/inference.py --precisions 32 bf16 --batch-sizes 1 5 16
 
-What is timed is ``predict``: decoding, one pass for the detections and a query of every picture, results in memory.
-The weights are random, so every picture has as many detections as are kept at most: ``--detections``.
+What is timed is ``predict``: decoding, the detections and a query of every picture, results in memory. *plain* is the
+model as it was trained, float32, with a pass for the detections and another for the query; *prepared* is what the
+program does: one pass for both, normalisation folded into convolutions, activations channels last, ``--precisions``.
+*times* is the rate over that of the plain row before it. The weights are random, so every picture has as many
+detections at each stage as are kept at most: ``--detections``.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import torch
-from speed import Stopwatch, arguments_of, measure_all, show
+from speed import PLAIN, Measured, Stopwatch, arguments_of, measure_all, show
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from person_search.config import Config, with_settings
 from person_search.data import loading
 from person_search.data.scene import Query, Split
+from person_search.data.target import Target
 from person_search.evaluation import predict as predicting
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
+from person_search.models.detections import GivenPerson, ImageResult
+from person_search.models.person_search_model import PersonSearchModel
 
 
 def first(split: Split, count: int) -> Split:
@@ -34,12 +41,44 @@ def first(split: Split, count: int) -> Split:
     return replace(split, scenes=split.scenes[:count], queries=queries)
 
 
-def measure(config: Config, split: Split, options: argparse.Namespace) -> dict[str, float]:
+class Unshared(PersonSearchModel):
+    """A method computed the plain way: detections and given boxes in a pass each, by the model as it was trained."""
+
+    def __init__(self, model: PersonSearchModel):
+        super().__init__(model.config, model.num_identities)
+        self.model = model
+
+    def losses(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+        """None are measured."""
+        raise NotImplementedError
+
+    def detect_and_embed(
+        self, images: Sequence[Tensor], boxes: Sequence[Tensor] | None = None, *, context: bool = False
+    ) -> list[ImageResult]:
+        """As the model, in two passes."""
+        found = self.model.detect_and_embed(images)
+        own = boxes or []
+        people = [
+            [GivenPerson(*person) for person in zip(box.to(self.device), embeddings, strict=True)]
+            for box, embeddings in zip(own, self.embed(images, own), strict=True)
+        ]
+        return [replace(result, given=given) for result, given in zip(found, people, strict=True)]
+
+    def embed(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        """As the model."""
+        return self.model.embed(images, boxes)
+
+
+def measure(way: str, config: Config, split: Split, options: argparse.Namespace) -> Measured:
     """Time ``--batches`` batches after ``--warm-up`` others and one that the decoding processes start with."""
-    config = with_settings(config, max_detections=options.detections)
+    config = as_many(config, options.detections)
     torch.manual_seed(0)
     model = build_model(config.model, split.num_identities, load_weights=False).eval().to(options.device)
-    accelerate(model, config.training)
+    if way == PLAIN:
+        config = with_settings(config, precision="32")
+        model = Unshared(model).eval()
+    else:
+        accelerate(model, config.training)
     batch_size = config.evaluation.eval_batch_size
     with FlopCounterMode(display=False) as counter:
         predicting.predict(model, first(split, batch_size), config)
@@ -51,10 +90,18 @@ def measure(config: Config, split: Split, options: argparse.Namespace) -> dict[s
 
     with mock.patch.object(predicting, "scene_batches", timed):
         predicting.predict(model, first(split, (options.batches + 1) * batch_size), config)
-    return clock.measured(options.batches * batch_size, counter.get_total_flops() / batch_size)
+    return clock.measured(way, options.batches * batch_size, counter.get_total_flops() / batch_size)
+
+
+def as_many(config: Config, detections: int) -> Config:
+    """So that every picture has ``detections`` detections at each stage, though the weights are random."""
+    stages = {"": "detections", "first_": "first", "second_": "second"}
+    own = [prefix for prefix, section in stages.items() if hasattr(config.model, section)]
+    bounds = {f"{prefix}max_detections": detections for prefix in own}
+    return with_settings(config, **bounds, **{f"{prefix}score_threshold": 0.0 for prefix in own})
 
 
 if __name__ == "__main__":
     parser = arguments_of(__doc__ or "")
-    parser.add_argument("--detections", type=int, default=10, help="detections kept per picture")
-    show("Inference", measure_all(parser.parse_args(), measure))
+    parser.add_argument("--detections", type=int, default=10, help="detections kept per picture at each stage")
+    show("Inference", measure_all(parser.parse_args(), measure, [PLAIN, "prepared"]))

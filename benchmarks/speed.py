@@ -10,7 +10,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from torchvision.io import write_jpeg
 
 from person_search.config import Config, with_settings
 from person_search.data.scene import Query, Scene, Split, as_boxes
+from person_search.registry import methods
 
 PEAKS = {
     "H100": {"32": 494.7, "bf16": 989.4, "16": 989.4},
@@ -38,8 +39,12 @@ PEAKS = {
 """10^12 dense operations a second from the makers' data sheets; for 32 with TF32, where convolutions use it."""
 
 PEOPLE, IDENTITIES = 5, 100
+PLAIN = "plain"
+"""The way of computing that the others are compared with: eager, nothing prepared or shared."""
 
 T = TypeVar("T")
+Measured = dict[str, Any]
+"""Fields of a ``Row``."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +53,23 @@ class Row:
 
     Attributes:
         settings: of the run, by config name.
+        way: how it was computed: ``PLAIN``, or what else.
         images, seconds, waiting: images shown, wall time for them, and the part of it spent waiting for data.
         operations: floating-point operations per image (convolutions and matrix products, gradient included).
-        peak_mb: of the device's memory; on a CPU of the process's.
+        peak_mb: of the device's memory; on a CPU what the process grew by.
         peak_operations: the device's, per second.
+        reckoned_mb: the memory reckoned beforehand, where it was.
     """
 
     settings: dict[str, Any]
+    way: str
     images: int
     seconds: float
     waiting: float
     operations: float
     peak_mb: float
     peak_operations: float
+    reckoned_mb: float | None = None
 
 
 class Stopwatch:
@@ -84,17 +93,17 @@ class Stopwatch:
                 return
             yield batch
 
-    def measured(self, images: int, operations: float) -> dict[str, float]:
+    def measured(self, way: str, images: int, operations: float) -> Measured:
         """Fields of a ``Row``, when all batches are done with."""
         wait(self._device)
         seconds = time.perf_counter() - self._began
-        return {"images": images, "seconds": seconds, "waiting": self._waited, "operations": operations}
+        return {"way": way, "images": images, "seconds": seconds, "waiting": self._waited, "operations": operations}
 
 
 def arguments_of(description: str) -> argparse.ArgumentParser:
     """The options that both benchmarks have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=["baseline", "oim", "nae", "nae4ps", "nae-plus"])
+    parser.add_argument("--methods", nargs="+", default=methods.names())
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--width", type=float, default=1.0, help="multiplies the backbone's channels")
     parser.add_argument("--sizes", nargs="+", default=["600x1000", "900x1500"], help="shorter x longer side")
@@ -106,7 +115,6 @@ def arguments_of(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--batches", type=int, default=20, help="batches timed")
     parser.add_argument("--warm-up", type=int, default=5, help="batches before that")
     parser.add_argument("--peak", type=float, help="10^12 operations a second; else the data sheet's, else measured")
-    parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
     return parser
 
@@ -128,7 +136,6 @@ def settings_of(options: argparse.Namespace) -> list[dict[str, Any]]:
             "precision": precision,
             "device": options.device,
             "workers": options.workers,
-            "channels_last": options.channels_last,
             "compile": options.compile,
             "checkpoint_trunk": getattr(options, "checkpoint_trunk", False),
             "checkpoint_heads": getattr(options, "checkpoint_heads", False),
@@ -138,23 +145,27 @@ def settings_of(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def measure_all(
-    options: argparse.Namespace, measure: Callable[[Config, Split, argparse.Namespace], dict[str, float]]
+    options: argparse.Namespace,
+    measure: Callable[[str, Config, Split, argparse.Namespace], Measured],
+    ways: Sequence[str],
 ) -> Iterator[Row]:
-    """A row for each setting, each in a process of its own, so that its memory is its own."""
+    """A row for each setting and way, each in a process of its own, so that its memory is its own."""
     width, height = map(int, options.picture.split("x"))
     with tempfile.TemporaryDirectory() as folder:
         for settings in settings_of(options):
             count = (options.batches + options.warm_up + 2) * settings["batch_size"]
             split = image_split(Path(folder), min(count, 64), count, width, height)
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                yield pool.submit(one_row, settings, split, options, measure).result()
+            for way in ways:
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                    yield pool.submit(one_row, way, settings, split, options, measure).result()
 
 
-def one_row(settings: dict[str, Any], split: Split, options: argparse.Namespace, measure: Any) -> Row:
-    """Run ``measure`` on one setting."""
+def one_row(way: str, settings: dict[str, Any], split: Split, options: argparse.Namespace, measure: Any) -> Row:
+    """Run ``measure`` on one setting, in one way."""
     config = with_settings(Config(), **settings)
-    measured = measure(config, split, options)
-    memory = torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else resident_mb()
+    before = resident_mb()
+    measured = measure(way, config, split, options)
+    memory = torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else resident_mb() - before
     return Row(settings=settings, peak_mb=memory, peak_operations=peak_of(options, settings["precision"]), **measured)
 
 
@@ -212,25 +223,31 @@ def wait(device: str) -> None:
 def show(title: str, rows: Iterator[Row]) -> None:
     """Print the table, and on which kind of machine it was measured."""
     table = Table(title=title)
-    names = ("method", "size", "batch", "precision", "images/s", "ms/image", "waiting %", "GFLOP/image", "peak %", "MB")
-    for name in names:
-        table.add_column(name, justify="left" if name == "method" else "right")
-    console = Console(width=110)
+    for name in ("method", "way"):
+        table.add_column(name)
+    numbers = ("size", "batch", "precision", "images/s", "times", "waiting %", "GFLOP/image", "peak %", "MB", "reckoned")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    console = Console(width=120)
+    plain = 0.0
     for row in rows:
         rate = row.images / row.seconds
+        plain = rate if row.way == PLAIN else plain
         table.add_row(
             row.settings["method"],
+            row.way,
             f"{row.settings['shorter_side']}x{row.settings['longer_side']}",
             str(row.settings["batch_size"]),
             row.settings["precision"],
             f"{rate:.2f}",
-            f"{1000 / rate:.0f}",
+            f"{rate / plain:.2f}",
             f"{100 * row.waiting / row.seconds:.1f}",
             f"{row.operations / 1e9:.0f}",
             f"{100 * rate * row.operations / row.peak_operations:.0f}",
             f"{row.peak_mb:.0f}",
+            "" if row.reckoned_mb is None else f"{row.reckoned_mb:.0f}",
         )
-        print(f"done: {row.settings['method']}", file=sys.stderr, flush=True)
+        print(f"done: {row.settings['method']}, {row.way}", file=sys.stderr, flush=True)
     console.print(table)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     console.print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {device}")

@@ -1,11 +1,13 @@
-"""Speed, memory and use of the device in training, per method, batch and size, on made-up pictures.
+"""Speed, memory and use of the device in training, per method, batch and size, on made-up pictures, in two ways.
 
     python benchmarks/train.py          the published setting, on a GPU if there is one
     python benchmarks/train.py --device cpu --backbone resnet18 --width 0.5 --sizes 240x320 --batch-sizes 4
-    python benchmarks/train.py --precisions 32 bf16 --channels-last --compile --batch-sizes 5 16
+    python benchmarks/train.py --precisions 32 bf16 --compile --batch-sizes 5 16
 
-A step is what training does: decoding, the losses, their gradient, the update. Floating-point operations are those of
-convolutions and matrix products, forward and backward. Waiting is the time in which the next batch was not there yet.
+*plain* keeps activations as torch does by default, *channels last* as ``--channels-last`` says; *times* is the rate
+over that of the plain row before it. A step is what training does: decoding, the losses, their gradient, the update.
+Floating-point operations are those of convolutions and matrix products, forward and backward. Waiting is the time in
+which the next batch was not there yet. *reckoned* is the memory as ``activations.py`` reckons it without computing.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import argparse
 from itertools import islice
 
 import torch
-from speed import Stopwatch, arguments_of, measure_all, show
+from activations import training_memory
+from speed import PLAIN, Measured, Stopwatch, arguments_of, measure_all, show
 from torch.utils.flop_counter import FlopCounterMode
 
-from person_search.config import Config
+from person_search.config import Config, with_settings
 from person_search.data.loading import TrainingOrder, training_batches
 from person_search.data.scene import Split
 from person_search.models.acceleration import accelerate
@@ -27,8 +30,9 @@ from person_search.training.optimizers import build_optimizers
 from person_search.training.step import TrainingStep
 
 
-def measure(config: Config, split: Split, options: argparse.Namespace) -> dict[str, float]:
+def measure(way: str, config: Config, split: Split, options: argparse.Namespace) -> Measured:
     """Time ``--batches`` steps after ``--warm-up`` others."""
+    config = with_settings(config, channels_last=way != PLAIN)
     fabric, scaler = start_fabric(config.training)
     torch.manual_seed(0)
     model = build_model(config.model, split.num_identities, load_weights=False).train()
@@ -46,11 +50,12 @@ def measure(config: Config, split: Split, options: argparse.Namespace) -> dict[s
     for batch in batches:
         # The step itself waits for the device: whether to skip it is known on the host.
         step([batch])
-    return clock.measured(options.batches * batch_size, counter.get_total_flops() / batch_size)
+    measured = clock.measured(way, options.batches * batch_size, counter.get_total_flops() / batch_size)
+    return measured | {"reckoned_mb": training_memory(config, split.num_identities)}
 
 
 if __name__ == "__main__":
     parser = arguments_of(__doc__ or "")
     parser.add_argument("--checkpoint-trunk", action="store_true", help="recompute the trunk instead of keeping it")
     parser.add_argument("--checkpoint-heads", action="store_true", help="the same for the heads")
-    show("Training", measure_all(parser.parse_args(), measure))
+    show("Training", measure_all(parser.parse_args(), measure, [PLAIN, "channels last"]))
