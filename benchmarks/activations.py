@@ -1,4 +1,4 @@
-"""How much memory a training step takes, reckoned from the network alone: nothing is computed.
+"""How much memory a training step takes, estimated from the network alone: nothing is computed.
 
 Trunk and heads run on tensors without data. What they keep for the gradient is counted once each; beside it are the
 weights, their gradients and the optimiser's memory, and the RoI features that the heads read.

@@ -58,7 +58,7 @@ class Row:
         operations: floating-point operations per image (convolutions and matrix products, gradient included).
         peak_mb: of the device's memory; on a CPU what the process grew by.
         peak_operations: the device's, per second.
-        reckoned_mb: the memory reckoned beforehand, where it was.
+        estimated_mb: the memory estimated beforehand, where it was.
     """
 
     settings: dict[str, Any]
@@ -69,7 +69,7 @@ class Row:
     operations: float
     peak_mb: float
     peak_operations: float
-    reckoned_mb: float | None = None
+    estimated_mb: float | None = None
 
 
 class Stopwatch:
@@ -225,7 +225,18 @@ def show(title: str, rows: Iterator[Row]) -> None:
     table = Table(title=title)
     for name in ("method", "way"):
         table.add_column(name)
-    numbers = ("size", "batch", "precision", "images/s", "times", "waiting %", "GFLOP/image", "peak %", "MB", "reckoned")
+    numbers = (
+        "size",
+        "batch",
+        "precision",
+        "images/s",
+        "times",
+        "wait %",
+        "GFLOP/image",
+        "peak %",
+        "MB",
+        "est. MB",
+    )
     for name in numbers:
         table.add_column(name, justify="right")
     console = Console(width=120)
@@ -245,7 +256,7 @@ def show(title: str, rows: Iterator[Row]) -> None:
             f"{row.operations / 1e9:.0f}",
             f"{100 * rate * row.operations / row.peak_operations:.0f}",
             f"{row.peak_mb:.0f}",
-            "" if row.reckoned_mb is None else f"{row.reckoned_mb:.0f}",
+            "" if row.estimated_mb is None else f"{row.estimated_mb:.0f}",
         )
         print(f"done: {row.settings['method']}, {row.way}", file=sys.stderr, flush=True)
     console.print(table)

@@ -7,7 +7,7 @@
 *plain* keeps activations as torch does by default, *channels last* as ``--channels-last`` says; *times* is the rate
 over that of the plain row before it. A step is what training does: decoding, the losses, their gradient, the update.
 Floating-point operations are those of convolutions and matrix products, forward and backward. Waiting is the time in
-which the next batch was not there yet. *reckoned* is the memory as ``activations.py`` reckons it without computing.
+which the next batch was not there yet. *estimated* is the memory as ``activations.py`` works it out without computing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def measure(way: str, config: Config, split: Split, options: argparse.Namespace)
         # The step itself waits for the device: whether to skip it is known on the host.
         step([batch])
     measured = clock.measured(way, options.batches * batch_size, counter.get_total_flops() / batch_size)
-    return measured | {"reckoned_mb": training_memory(config, split.num_identities)}
+    return measured | {"estimated_mb": training_memory(config, split.num_identities)}
 
 
 if __name__ == "__main__":
