@@ -203,7 +203,10 @@ def load_model_state(model: PersonSearchModel, checkpoint: Checkpoint, path: Pat
         )
     difference = _other_method(model, checkpoint) or _first_difference(model.state_dict(), checkpoint.model)
     if difference:
-        raise CheckpointError(f"checkpoint '{path}' does not fit this model: {difference}; use its own settings")
+        raise CheckpointError(
+            f"checkpoint '{path}' does not fit this model of the method '{model.config.method}': {difference}; use its "
+            "own settings"
+        )
     check_finite(checkpoint.model, f"checkpoint '{path}' is broken")
     model.load_state_dict(checkpoint.model)
 
