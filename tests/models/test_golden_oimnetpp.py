@@ -15,7 +15,7 @@ from golden_files import (
     assert_losses_agree,
     formula,
     layout,
-    pictures,
+    make_images,
     sample,
     training_step,
 )
@@ -86,7 +86,7 @@ def test_what_is_kept_is_a_sample_of_the_whole(name):
     assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
     assert np.array_equal(whole["lut"], formula().table(20, 256))
     assert np.array_equal(whole["cq_tail"], formula().table(QUEUE_ROWS, 256, 6))
-    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(pictures(), whole["rgb"], strict=True))
+    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(make_images(), whole["rgb"], strict=True))
     assert (SAMPLES / "oimnetpp.layout.json").read_text() == (WHOLE / f"{name}.layout.json").read_text()
 
 
@@ -104,7 +104,7 @@ def test_a_released_checkpoint_is_recognised_by_its_contents(golden, model):
 def test_detections_and_query_embeddings_of_both_pictures_in_one_batch_agree(golden, model):
     """In test the two are the same, which ``test_oimnetpp`` holds."""
     boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
-    for i, result in enumerate(model.eval().detect_and_embed(pictures(), boxes)):
+    for i, result in enumerate(model.eval().detect_and_embed(make_images(), boxes)):
         people, queries = result.detections, torch.stack([person.embedding for person in result.given])
         assert golden.relative(f"det{i}_boxes", people.boxes) < 1e-4
         assert golden.difference(f"det{i}_scores", people.scores) < 1e-5
@@ -114,7 +114,7 @@ def test_detections_and_query_embeddings_of_both_pictures_in_one_batch_agree(gol
 
 @pytest.fixture(scope="module")
 def step(golden, model):
-    return training_step(model, golden, pictures())
+    return training_step(model, golden, make_images())
 
 
 def test_losses_of_a_training_step_agree(golden, step):
