@@ -24,6 +24,8 @@ VARIANTS = {
     "nae": Variant("NAE", {"method": "nae"}),
     "nae4ps": Variant("NAE as its authors released it", {"method": "nae4ps"}),
     "nae-plus": Variant("NAE+", {"method": "nae-plus"}),
+    "oimnet++": Variant("OIMNet++", {"method": "oimnet++"}),
+    "oimnet+++": Variant("OIMNet+++", {"method": "oimnet+++"}),
     "softmax": Variant("baseline, softmax instead of OIM", {"reid_loss": "softmax"}),
     "c4c5": Variant("baseline, C4 + C5 instead of C5", {"levels": ("C4", "C5")}),
     "no-warmup": Variant("baseline, without warm-up", {"warmup_epochs": 0}),

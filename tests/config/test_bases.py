@@ -22,9 +22,14 @@ SEQNET_LINE = {
     "cws": True,
 }
 """What the methods have in common that the code of SeqNet, or what that is made from, trains."""
+OIMNETPP = {"max_epochs": 20, "decay_biases": True, "precision": "16", "cws": False}
 OWN = {
     "seqnet_cuhk-sysu": {"max_epochs": 20, "decay_biases": True},
     "seqnet_prw": {"max_epochs": 18, "decay_biases": True},
+    "oimnet++_cuhk-sysu": OIMNETPP,
+    "oimnet++_prw": OIMNETPP | {"unlabelled_ids": ("483", "932")},
+    "oimnet+++_cuhk-sysu": OIMNETPP,
+    "oimnet+++_prw": OIMNETPP | {"unlabelled_ids": ("483", "932")},
     "nae4ps_cuhk-sysu": {"max_epochs": 22},
     "nae4ps_prw": {"max_epochs": 22},
     "nae-plus_cuhk-sysu": {"max_epochs": 11, "lr_decay_epochs": 7, "init_from": "runs/nae4ps_cuhk-sysu"},

@@ -48,7 +48,7 @@ class MethodSettings(Section):
     kinds = methods
     chooser = "method"
 
-    method: str = Field(description="baseline, oim, nae, nae4ps, nae-plus, seqnet, or a plug-in's")
+    method: str = Field(description="baseline, oim, nae, nae4ps, nae-plus, seqnet, oimnet++, oimnet+++, or a plug-in's")
 
 
 class TrainingConfig(Section):
