@@ -15,6 +15,7 @@ SOURCES = sorted((Path(__file__).parents[1] / "src").rglob("*.py"))
 PRIVATE = {
     "torchvision.models.detection._utils.BoxCoder": ("0.23", "0.29"),
     "torch.nn.modules.batchnorm._BatchNorm": ("2.8", "2.14"),
+    "torch.nn.modules.batchnorm._NormBase": ("2.8", "2.14"),
     "torch._foreach_copy_": ("2.8", "2.14"),
 }
 """Where each is, from the oldest version supported to the newest that was tried."""
