@@ -137,6 +137,7 @@ methods = Registry(
         "seqnext": "person_search.models.seqnext:SeqNeXt",
         "oimnet++": "person_search.models.oimnetpp:OIMNetPlusPlus",
         "oimnet+++": "person_search.models.oimnetpp:OIMNetPlusPlusPlus",
+        "coat": "person_search.models.coat:COAT",
     },
     settings={
         "baseline": "person_search.models.method_settings:BaselineSettings",
@@ -148,6 +149,7 @@ methods = Registry(
         "seqnext": "person_search.models.method_settings:SeqNeXtSettings",
         "oimnet++": "person_search.models.method_settings:OimNetPlusPlusSettings",
         "oimnet+++": "person_search.models.method_settings:OimNetPlusPlusPlusSettings",
+        "coat": "person_search.models.method_settings:CoatSettings",
     },
     usual_settings="person_search.config:MethodSettings",
 )
@@ -177,6 +179,7 @@ losses = Registry(
         "oim-safe": "person_search.models.sequential_oim_loss:SafeOIMLoss",
         "loim": "person_search.models.loim_loss:LOIMLoss",
         "softmax": "person_search.models.softmax_loss:SoftmaxLoss",
+        "softmax-bn": "person_search.models.softmax_loss:NormalisedSoftmaxLoss",
     },
     settings={
         "oim": "person_search.models.settings:OimLossSettings",
@@ -184,6 +187,7 @@ losses = Registry(
         "oim-safe": "person_search.models.settings:SafeOimLossSettings",
         "loim": "person_search.models.settings:LoimLossSettings",
         "softmax": "person_search.models.settings:LossSettings",
+        "softmax-bn": "person_search.models.settings:LossSettings",
     },
     usual_settings="person_search.models.settings:LossSettings",
 )

@@ -76,11 +76,15 @@ def make_images():
 
 
 class Golden:
-    """The outputs called ``name``, by key: whole where they are at hand, else a sample."""
+    """The outputs called ``name``, by key: whole where they are at hand, else a sample.
 
-    def __init__(self, name):
+    With a ``prefix``: those whose keys begin with it, which is left out.
+    """
+
+    def __init__(self, name, prefix=""):
         whole = WHOLE / f"{name}.npz"
         self.arrays = dict(np.load(whole if whole.exists() else SAMPLES / f"{name}.npz"))
+        self.arrays = self.below(prefix)
 
     def __getitem__(self, key):
         return self.arrays[key]
@@ -102,14 +106,18 @@ class Golden:
         return self.difference(key, found) / float(np.abs(self.arrays[key]).max())
 
 
-def training_step(model, golden, images):
-    """Losses, gradient norms and state after one training step on ``images`` from the weights of ``model``."""
-    model = copy.deepcopy(model)
-    targets = [
+def targets_of(golden):
+    """The people to train on, per image."""
+    return [
         Target(torch.from_numpy(boxes), torch.from_numpy(ids), torch.zeros(0, 4))
         for boxes, ids in zip(golden["gt_boxes"], golden["pids"], strict=True)
     ]
-    losses = model.train()(images, targets)
+
+
+def training_step(model, golden, images):
+    """Losses, gradient norms and state after one training step on ``images`` from the weights of ``model``."""
+    model = copy.deepcopy(model)
+    losses = model.train()(images, targets_of(golden))
     sum(losses.values()).backward()
     norms = {key: p.grad.norm().item() for key, p in model.named_parameters() if p.grad is not None}
     return {key: loss.item() for key, loss in losses.items()}, norms, model.state_dict()

@@ -8,7 +8,7 @@ from person_search.config import method_settings
 from person_search.models.building import build_model
 from person_search.models.two_stage import TwoStageModel
 
-METHODS = ["baseline", "oim", "nae", "seqnet", "nae4ps", "nae-plus", "seqnext", "oimnet++", "oimnet+++"]
+METHODS = ["baseline", "oim", "nae", "seqnet", "nae4ps", "nae-plus", "seqnext", "oimnet++", "oimnet+++", "coat"]
 """The methods that tests of what all have in common go through."""
 
 

@@ -214,7 +214,7 @@ def test_scores_boxes_and_embeddings_of_a_test_are_of_full_precision_inside_auto
     assert {logits.dtype, shifts.dtype, scored.scores.dtype, scored.deltas.dtype} == {torch.float32}
     assert len(found) > 0
     assert {found.boxes.dtype, found.scores.dtype, found.embeddings.dtype} == {torch.float32}
-    lengths = found.embeddings.norm(dim=1)
+    lengths = found.embeddings.unflatten(1, (2 if method == "coat" else 1, -1)).norm(dim=2)
     torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-5, rtol=0)
 
 

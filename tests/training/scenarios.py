@@ -46,9 +46,10 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "seqnext": {"method": "seqnext", "backbone": "convnext_tiny"},
     "oimnet+++": {"method": "oimnet+++"},
     "proto": {"method": "oim", "embedding_norm": "proto"},
+    "coat": {"method": "coat"},
 }
 """Settings of the trainings that must not depend on the number of processes."""
-METHODS = ["baseline", "oim", "nae", "seqnet", "nae4ps", "nae-plus", "seqnext", "oimnet+++"]
+METHODS = ["baseline", "oim", "nae", "seqnet", "nae4ps", "nae-plus", "seqnext", "oimnet+++", "coat"]
 """The methods whose steps must not."""
 
 

@@ -147,6 +147,22 @@ def test_the_gradient_is_clipped_to_the_norm() -> None:
     assert moved(1e6) == pytest.approx(free, rel=1e-5)
 
 
+def test_what_is_left_out_of_clipping_is_neither_counted_nor_changed() -> None:
+    def moved(clip_grad: float | None) -> tuple[torch.Tensor, float]:
+        model = StandIn()
+        before = [p.detach().clone() for p in model.parameters()]
+        step, _ = make_step(model, lr=1.0, clip_grad=clip_grad, unclipped=list(model.head.parameters()))
+        step([batch(1, 2)])
+        *others, weight, bias = [p.detach() - old for p, old in zip(model.parameters(), before, strict=True)]
+        return torch.cat([weight.flatten(), bias]), float(torch.cat([each.flatten() for each in others]).norm())
+
+    free, clipped = moved(None), moved(0.01)
+    torch.testing.assert_close(clipped[0], free[0])
+    assert clipped[1] == pytest.approx(0.01, rel=1e-3)
+    assert float(free[0].norm()) > 0.01
+    assert moved(1.01 * free[1])[1] == pytest.approx(free[1], rel=1e-5)
+
+
 def test_half_precision_never_reaches_boxes_and_labels() -> None:
     model = StandIn()
     step, _ = make_step(model, precision="bf16-mixed")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from person_search.checkpoints import (
     released,
+    released_coat,
     released_nae4ps,
     released_oimnetpp,
     released_seqnet,
@@ -35,7 +36,7 @@ from person_search.models.building import build_model
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.runtime.processes import usable_device
 
-RELEASED = (released, released_seqnet, released_nae4ps, released_seqnext, released_oimnetpp)
+RELEASED = (released, released_seqnet, released_nae4ps, released_seqnext, released_oimnetpp, released_coat)
 """The layouts of other projects' checkpoints, a module each."""
 
 

@@ -34,12 +34,15 @@ def renamed(name: str, rules: Rules, project: str) -> str:
     raise CheckpointError(f"tensor '{name}' is none of {project}'s")
 
 
-def table_sizes(state: dict[str, Tensor], project: str) -> dict[str, int]:
-    """``num_identities`` and ``oim_queue``. Raises CheckpointError where a table is missing or has no rows."""
+def table_sizes(state: dict[str, Tensor], project: str, loss: str = "reid_loss") -> dict[str, int]:
+    """``num_identities`` and ``oim_queue`` of the re-ID loss called ``loss``.
+
+    Raises CheckpointError where a table is missing or has no rows.
+    """
     sizes = {}
     for setting, name, what in (
-        ("num_identities", "roi_heads.reid_loss.lut", "identity table"),
-        ("oim_queue", "roi_heads.reid_loss.cq", "queue"),
+        ("num_identities", f"roi_heads.{loss}.lut", "identity table"),
+        ("oim_queue", f"roi_heads.{loss}.cq", "queue"),
     ):
         table = state.get(name)
         if table is None or table.ndim != 2 or len(table) == 0:
@@ -48,7 +51,7 @@ def table_sizes(state: dict[str, Tensor], project: str) -> dict[str, int]:
     return sizes
 
 
-def ready(converted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in float32, and where the queue goes on: at its start, for no such file says where it was."""
+def ready(converted: dict[str, Tensor], losses: Sequence[str] = ("reid_loss",)) -> dict[str, Tensor]:
+    """The tensors in float32, and where the queues of ``losses`` go on: at the start, for no such file says where."""
     whole = {name: value.float() if value.is_floating_point() else value for name, value in converted.items()}
-    return whole | {"reid_loss.queue_head": torch.zeros((), dtype=torch.int64)}
+    return whole | {f"{loss}.queue_head": torch.zeros((), dtype=torch.int64) for loss in losses}

@@ -5,6 +5,8 @@ They can be read without the network library, so that what only scores or shows 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, SerializeAsAny, model_validator
 
 from person_search.config import AtLeastOne, Positive, Share
@@ -18,6 +20,7 @@ from person_search.models.settings import (
     Level,
     LoimLossSettings,
     LossSettings,
+    NotNegative,
     ResNetSettings,
     RoiSettings,
     RpnSettings,
@@ -158,3 +161,59 @@ class OimNetPlusPlusPlusSettings(OimNetPlusPlusSettings):
 
     method: str = "oimnet+++"
     proto_norm_in_top: bool = True
+
+
+class SecondDetectionSettings(DetectionSettings):
+    """Which boxes of a second head a third one looks at."""
+
+    prefix = "second_"
+
+    score_threshold: Share = Field(0.5, description="second head: boxes below this score are dropped")
+    nms_threshold: Share = Field(0.4, description="second head: NMS IoU of its boxes")
+    max_detections: AtLeastOne = Field(300, description="second head: boxes kept per image")
+
+
+class CoatSettings(TorchvisionSettings):
+    """COAT (Yu et al., CVPR 2022)."""
+
+    at_test = ("embedding_heads",)
+
+    method: str = "coat"
+    levels: tuple[Level, ...] = Field(
+        ("C4", "C5"),
+        description="what the embedding is taken from: C5, the transformers' output, or C4 C5, the features beside "
+        "them too",
+    )
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    rpn: RpnSettings = RpnSettings(
+        anchor_sizes=(32.0, 64.0, 128.0, 256.0, 512.0),
+        anchor_ratios=(0.5, 1.0, 2.0),
+        min_side=1e-3,
+        box_loss_beta=1 / 9,
+    )
+    rois: RoiSettings = RoiSettings(size=(14, 14), sampling_ratio=2, batch_per_image=128, positive_share=0.25)
+    second_fg_iou: Share = Field(0.6, description="second head: IoU from which a box is a person; below: background")
+    third_fg_iou: Share = Field(0.7, description="third head: the same")
+    occluded_attention: bool = Field(
+        True, description="in training, RoIs exchange a strip of their features, as if somebody stood before them"
+    )
+    box_loss_weight: Positive = Field(10.0, description="weight of every head's box loss")
+    loss: SerializeAsAny[LossSettings] = SequentialOimLossSettings(weight=0.5)
+    softmax_weight: NotNegative = Field(
+        0.1, description="weight of a softmax classifier beside the re-ID loss; published: 0.1 CUHK-SYSU, 0.5 PRW"
+    )
+    first: FirstDetectionSettings = FirstDetectionSettings()
+    second: SecondDetectionSettings = SecondDetectionSettings()
+    detections: DetectionSettings = DetectionSettings(score_threshold=0.5, nms_threshold=0.5, max_detections=300)
+    embedding_heads: Literal["both", "second", "third"] = Field(
+        "both",
+        description="heads that embeddings are from; second: its boxes, chosen by second_*, are the detections, and "
+        "there is no third head in test",
+    )
+
+    @model_validator(mode="after")
+    def _later_thresholds_fit(self) -> CoatSettings:
+        for name, value in (("second_fg_iou", self.second_fg_iou), ("third_fg_iou", self.third_fg_iou)):
+            if self.rois.bg_iou is not None and self.rois.bg_iou > value:
+                raise ValueError(f"roi_bg_iou {self.rois.bg_iou} exceeds {name} {value}")
+        return self

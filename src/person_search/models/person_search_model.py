@@ -95,6 +95,10 @@ class PersonSearchModel(nn.Module, abc.ABC):
         """Parameters with their own optimiser; may be empty. All others are detection parameters."""
         return []
 
+    def unclipped_parameters(self) -> list[nn.Parameter]:
+        """Parameters that clipping of the gradient's norm neither counts nor changes."""
+        return []
+
     def weights_from(self, method: str, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """The ``state`` dict of a model of another method as a start for this one; None where it is of no use.
 

@@ -1,13 +1,15 @@
-"""Random choices of training that belong to an image: the same in whichever process and batch it is shown."""
+"""Random choices of training that belong to an image or a batch: the same in whichever process it is shown."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from person_search.data.target import Target
+from person_search.runtime.distributed import all_gather_numbers
 
 
 class Draw(enum.IntEnum):
@@ -17,6 +19,9 @@ class Draw(enum.IntEnum):
     ANCHORS = 1
     ROIS = 2
     LATER_ROIS = 3
+    LAST_ROIS = 4
+    EXCHANGE = 5
+    LATER_EXCHANGE = 6
     CROP = 15
     TRUNK_DEPTH = 16
     TOP_DEPTH = 17
@@ -28,6 +33,20 @@ def generator_of(target: Target, draw: int, device: torch.device) -> torch.Gener
     if target.seed is None:
         return None
     return torch.Generator(device).manual_seed(target.seed + draw)
+
+
+def seed_of_batch(targets: Sequence[Target], device: torch.device) -> int:
+    """The seed of random choices made for a whole batch, that of all processes together. All call this.
+
+    It is the seed of the batch's first image, or from torch's global random numbers where that has none.
+    """
+    own = targets[0].seed
+    return all_gather_numbers(int(torch.randint(2**62, ())) if own is None else own, device)[0]
+
+
+def generator_of_batch(seed: int, draw: Draw) -> torch.Generator:
+    """The random numbers of ``draw`` for a batch of ``seed_of_batch``; on the CPU."""
+    return torch.Generator().manual_seed(seed + draw)
 
 
 def choose(kinds: Tensor, number: int, positive_share: float, generator: torch.Generator | None) -> Tensor:

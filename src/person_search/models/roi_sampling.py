@@ -72,16 +72,22 @@ def enough_to_normalise(rois: list[Rois], *heads: nn.Module) -> list[Rois]:
     other processes' sake: they wait for this one's gradients and normalisation, and it needs their embeddings in its
     tables.
     """
+    number = sum(len(each.labels) for each in rois)
+    enough = can_normalise(number, rois[0].labels.device, *heads)
+    return rois if enough else [each.take(slice(0)) for each in rois]
+
+
+def can_normalise(rows: int, device: torch.device, *heads: nn.Module) -> bool:
+    """Whether batch normalisation in ``heads`` can train on this many rows; see ``enough_to_normalise``."""
     parts = [part for head in heads for part in head.modules()]
     norms = [
         part
         for part in parts
         if isinstance(part, _BatchNorm | ProtoNorm) and part.training and not getattr(part, "trains_on_one", False)
     ]
-    number = sum(len(each.labels) for each in rois)
     if norms and all(isinstance(norm, nn.SyncBatchNorm | ProtoNorm) for norm in norms):
-        number = sum_over_ranks(number, rois[0].labels.device)
-    return [each.take(slice(0)) for each in rois] if norms and number < 2 else rois
+        rows = sum_over_ranks(rows, device)
+    return rows > 1 or not norms
 
 
 def on_ignored(boxes: Tensor, ignore: Tensor) -> Tensor:

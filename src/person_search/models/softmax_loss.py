@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from person_search.models.oim_loss import labelled_cross_entropy
+from person_search.models.roi_sampling import can_normalise
 from person_search.models.settings import LossSettings
 
 
@@ -30,3 +31,27 @@ class SoftmaxLoss(nn.Module):
         """Mean cross-entropy and top-1 accuracy over rows with ``labels`` >= 0; see ``OIMLoss.forward``."""
         with torch.autocast(embeddings.device.type, enabled=False):
             return labelled_cross_entropy(self.classifier(embeddings.float()), labels, labels >= 0)
+
+
+class NormalisedSoftmaxLoss(SoftmaxLoss):
+    """``SoftmaxLoss`` behind batch normalisation without an offset: the BN neck of Luo et al. (CVPRW 2019).
+
+    People without identity take part in the normalisation. Where there are too few people to normalise, there is no
+    loss. Arguments are those of ``SoftmaxLoss``.
+    """
+
+    uses_unlabelled = True
+
+    def __init__(self, features: int, identities: int, config: LossSettings):
+        super().__init__(features, identities, config)
+        self.norm = nn.BatchNorm1d(features, affine=False)
+        self.gain = nn.Parameter(torch.ones(features))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``SoftmaxLoss.forward``; rows with ``labels`` below -1 take no part."""
+        people = labels >= -1
+        embeddings, labels = embeddings[people], labels[people]
+        if not can_normalise(len(labels), labels.device, self.norm):
+            embeddings, labels = embeddings[:0], labels[:0]
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return super().forward(self.norm(embeddings.float()) * self.gain, labels)

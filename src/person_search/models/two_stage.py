@@ -69,7 +69,8 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
 
     cut: ClassVar[Cut] = "layer3-half"
     tops: ClassVar[tuple[str, ...]] = ("top",)
-    """Names of the copies of the backbone's top; ``pool`` runs the one called ``top``."""
+    """Names of the copies of the backbone's top; ``pool`` runs the one called ``top``. A method that puts something
+    else in its place has none, and says by ``feature_channels`` and ``pool`` what."""
     freezes_norms: ClassVar[bool] = True
     """Whether a frozen trunk's batch normalisations beyond its stem keep still, or the stem alone is frozen."""
     min_side: ClassVar[float] = 0.0
@@ -95,7 +96,7 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
         self.rpn = RPN(self.trunk.channels, config.rpn)
         self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0), BOX_CLAMP)
         self.sample_rois = DetectionSampler(config.rois, self.box_coder)
-        channels: dict[str, int] = {"C4": self.trunk.channels, "C5": self.top.channels}
+        channels = self.feature_channels()
         self.level_channels: dict[str, int] = {level: channels[level] for level in config.levels}
         if config.backbone.frozen:
             self.freeze_backbone()
@@ -149,7 +150,7 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
         features = FeatureMaps(self.trunk(batch.tensors), batch)
         scored = self.score_rois(features, self.rpn.propose(batch, features.maps)[0])
         given = self._given(batch, boxes or [torch.zeros(0, 4)] * len(images))
-        last = self.config.detections
+        last = self.last_choice
         # Most people beside a query are detections of its scene too: each is embedded once.
         kept = [
             [keep_best(found, last), *(keep_beside(box, found, last) for box in own if context)]
@@ -204,6 +205,15 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
             fold_normalisation(getattr(self, name), rois)
 
     # Shared parts.
+
+    @property
+    def last_choice(self) -> DetectionSettings:
+        """Which of the boxes that ``score_rois`` leaves become detections."""
+        return self.config.detections
+
+    def feature_channels(self) -> dict[str, int]:
+        """C of every level that there is."""
+        return {"C4": self.trunk.channels, "C5": self.top.channels}
 
     def align(self, features: FeatureMaps, boxes: list[Tensor]) -> Tensor:
         """RoIAlign (He et al., ICCV 2017): (R, C4, h, w) of the RoIs of all images, concatenated.

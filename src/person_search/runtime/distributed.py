@@ -83,20 +83,54 @@ def add_over_ranks(values: Tensor) -> Tensor:
     return values if world_size() == 1 else _sum(values)
 
 
+def all_gather_numbers(number: int, device: torch.device) -> list[int]:
+    """The whole numbers of all processes, in rank order. All call this; waits for the device when there are several."""
+    world = world_size()
+    if world == 1:
+        return [number]
+    numbers = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world)]
+    distributed.all_gather(numbers, torch.tensor([number], device=device))
+    return [int(each) for each in numbers]
+
+
 def all_gather_rows(rows: Tensor) -> Tensor:
     """(n, ...) tensors of all processes, n differing, concatenated in rank order. No gradient flows through."""
     rows = rows.detach()
-    world = world_size()
-    if world == 1:
-        return rows
-    lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world)]
-    distributed.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
-    longest = max(int(length) for length in lengths)
-    padded = rows.new_zeros((longest, *rows.shape[1:]))
+    return rows if world_size() == 1 else _all_gather(rows, all_gather_numbers(len(rows), rows.device))
+
+
+def all_gather_rows_with_gradient(rows: Tensor, lengths: list[int]) -> Tensor:
+    """``all_gather_rows`` whose gradient flows back to the process that a row is from.
+
+    It is the sum of what all processes make of the row: averaged over processes, as DDP does, gradients are then those
+    of the mean of their losses.
+
+    Args:
+        rows: (n, ...).
+        lengths: n of every process.
+    """
+    return rows if world_size() == 1 else _AllGather.apply(rows, lengths)
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, lengths: list[int]) -> Tensor:
+        ctx.lengths = lengths
+        return _all_gather(rows, lengths)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].float().contiguous()
+        distributed.all_reduce(total)
+        return total.split(ctx.lengths)[rank()].to(gradients[0].dtype), None
+
+
+def _all_gather(rows: Tensor, lengths: list[int]) -> Tensor:
+    padded = rows.new_zeros((max(lengths), *rows.shape[1:]))
     padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in range(world)]
+    parts = [torch.empty_like(padded) for _ in lengths]
     distributed.all_gather(parts, padded)
-    return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
 def all_gather_object(own: Any) -> list[Any]:

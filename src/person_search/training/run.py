@@ -118,7 +118,12 @@ class Run:
         self.optimizers = build_optimizers(model, settings)
         self.schedules = build_schedules(settings, self.order.steps)
         self.take_step = TrainingStep(
-            fabric, model, list(self.optimizers.values()), clip_grad=settings.clip_grad, scaler=scaler
+            fabric,
+            model,
+            list(self.optimizers.values()),
+            clip_grad=settings.clip_grad,
+            unclipped=model.unclipped_parameters(),
+            scaler=scaler,
         )
         self.data = data_record(split)
         self.position = Position(images_per_step=self.order.images_per_step)

@@ -82,6 +82,7 @@ class TrainingStep:
         model: moved to the device.
         optimizers: their learning rates are set by the caller.
         clip_grad: largest norm of the gradient of all parameters together; None: unlimited.
+        unclipped: parameters that clipping neither counts nor changes.
         scaler: loss scaling, for float16.
     """
 
@@ -92,6 +93,7 @@ class TrainingStep:
         optimizers: Sequence[Optimizer],
         *,
         clip_grad: float | None = None,
+        unclipped: Sequence[nn.Parameter] = (),
         scaler: torch.amp.GradScaler | None = None,
     ):
         self._fabric, self._model, self._scaler, self._clip_grad = fabric, model, scaler, clip_grad
@@ -99,6 +101,8 @@ class TrainingStep:
         self._module = fabric.setup_module(LossModule(model))
         self._buffers = Buffers(model)
         self._parameters = [p for o in self._optimizers for group in o.param_groups for p in group["params"]]
+        left_out = {id(parameter) for parameter in unclipped}
+        self._clipped = [parameter for parameter in self._parameters if id(parameter) not in left_out]
 
     def __call__(self, batches: Sequence[Batch], *, stop: bool = False) -> StepResult:
         """Train on ``batches``, whose gradients are averaged; ``stop`` tells the other processes of a wish to stop."""
@@ -133,14 +137,15 @@ class TrainingStep:
         if self._scaler is not None:
             for optimizer in self._optimizers:
                 self._scaler.unscale_(optimizer)
-        return torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        return _norm(self._parameters)
 
     def _sum(self, values: Tensor) -> Tensor:
         return values if self._fabric.world_size == 1 else self._fabric.all_reduce(values, reduce_op="sum")
 
     def _update(self, norm: Tensor) -> None:
         if self._clip_grad is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip_grad, norm)
+            norm = norm if len(self._clipped) == len(self._parameters) else _norm(self._clipped)
+            torch.nn.utils.clip_grads_with_norm_(self._clipped, self._clip_grad, norm)
         for optimizer in self._optimizers:
             optimizer.step()
 
@@ -149,3 +154,8 @@ class TrainingStep:
             self._scaler.update()
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
+
+
+def _norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Of the gradients of all together."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
