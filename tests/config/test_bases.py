@@ -23,6 +23,23 @@ SEQNET_LINE = {
 }
 """What the methods have in common that the code of SeqNet, or what that is made from, trains."""
 OIMNETPP = {"max_epochs": 20, "decay_biases": True, "precision": "16", "cws": False}
+SEQNEXT = {
+    "decay_biases": True,
+    "max_epochs": 30,
+    "lr_decay_epochs": (14, 24),
+    "warmup_mode": "linear-from-factor",
+    "warmup_steps": 1001,
+    "precision": "16",
+    "crop_side": 640,
+    "crop_canvas": 3,
+    "crop_padding": "black",
+    "crop_grow": True,
+    "crop_min_area": 0.6,
+}
+SEQNEXT_OF = {
+    "convnext_base": {"batch_size": 8, "optimizer": "adam", "lr": 1e-4, "weight_decay": 0},
+    "resnet50": {"batch_size": 12, "backbone": "resnet50"},
+}
 OWN = {
     "seqnet_cuhk-sysu": {"max_epochs": 20, "decay_biases": True},
     "seqnet_prw": {"max_epochs": 18, "decay_biases": True},
@@ -30,6 +47,10 @@ OWN = {
     "oimnet++_prw": OIMNETPP | {"unlabelled_ids": ("483", "932")},
     "oimnet+++_cuhk-sysu": OIMNETPP,
     "oimnet+++_prw": OIMNETPP | {"unlabelled_ids": ("483", "932")},
+    "seqnext_cuhk-sysu": SEQNEXT | SEQNEXT_OF["convnext_base"],
+    "seqnext_prw": SEQNEXT | SEQNEXT_OF["convnext_base"],
+    "seqnext_cuhk-sysu_resnet50": SEQNEXT | SEQNEXT_OF["resnet50"],
+    "seqnext_prw_resnet50": SEQNEXT | SEQNEXT_OF["resnet50"],
     "nae4ps_cuhk-sysu": {"max_epochs": 22},
     "nae4ps_prw": {"max_epochs": 22},
     "nae-plus_cuhk-sysu": {"max_epochs": 11, "lr_decay_epochs": 7, "init_from": "runs/nae4ps_cuhk-sysu"},
@@ -123,7 +144,7 @@ def test_a_recipe_is_what_its_name_says(recipe: Path) -> None:
     assert config.training.run_dir == Path("runs", recipe.stem)
     if recipe.stem == "demo":
         return
-    method, dataset, *size = recipe.stem.split("_")
+    method, dataset, *more = recipe.stem.split("_")
     assert (config.model.method, config.data.dataset) == (method, dataset)
     expected = with_settings(
         Config(),
@@ -133,7 +154,7 @@ def test_a_recipe_is_what_its_name_says(recipe: Path) -> None:
         method=method,
         run_dir=f"runs/{recipe.stem}",
         **(BASELINE_LINE if method in ("baseline", "oim", "nae") else SEQNET_LINE | OWN[recipe.stem]),
-        **({"shorter_side": 900, "longer_side": 1500} if size else {}),
+        **({"shorter_side": 900, "longer_side": 1500} if more == ["900x1500"] else {}),
         **({} if method == "baseline" else {"uni_optim": True}),
     )
     assert config == expected

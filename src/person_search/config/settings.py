@@ -48,7 +48,9 @@ class MethodSettings(Section):
     kinds = methods
     chooser = "method"
 
-    method: str = Field(description="baseline, oim, nae, nae4ps, nae-plus, seqnet, oimnet++, oimnet+++, or a plug-in's")
+    method: str = Field(
+        description="baseline, oim, nae, nae4ps, nae-plus, seqnet, oimnet++, oimnet+++, seqnext, or a plug-in's"
+    )
 
 
 class TrainingConfig(Section):
