@@ -47,10 +47,16 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "oimnet+++": {"method": "oimnet+++"},
     "proto": {"method": "oim", "embedding_norm": "proto"},
     "coat": {"method": "coat"},
+    # Every process holds the scenes of all in its memory, and compares with all.
+    "gfn": {"method": "seqnet", "gfn": True},
+    "gfn-separate": {"gfn": True, "gfn_objective": "separate", "gfn_query": "oim", "accumulate": 2},
 }
 """Settings of the trainings that must not depend on the number of processes."""
-METHODS = ["baseline", "oim", "nae", "seqnet", "nae4ps", "nae-plus", "seqnext", "oimnet+++", "coat"]
-"""The methods whose steps must not."""
+METHODS: dict[str, dict[str, Any]] = {
+    name: {"method": name}
+    for name in ("baseline", "oim", "nae", "seqnet", "nae4ps", "nae-plus", "seqnext", "oimnet+++", "coat")
+} | {"gfn": {"method": "seqnet", "gfn": True}}
+"""Settings of the models whose steps must not."""
 
 
 @contextlib.contextmanager
@@ -99,16 +105,18 @@ def resume_alone_begun(root: Path, data: Path) -> None:
 
 def uneven_step(root: Path, data: Path) -> None:
     """Steps in which the second half of the images holds nobody at all, of which one is not finite."""
-    for name in METHODS:
+    for name, settings in METHODS.items():
         with frozen_normalisation():
-            model, step = make_step(config_of(root, "step", method=name))
+            model, step = make_step(config_of(root, "step", **settings))
             images, targets = some_images()
             good = step([own_half(images, targets)])
             before = {key: value.clone() for key, value in model.state_dict().items()}
+            stored = None if model.scene_memory is None else dict(model.scene_memory.scenes)
             images[-1][:] = float("nan")
             bad = step([own_half(images, targets)])
         assert bad.skipped
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        assert stored is None or (len(stored) == 4 and model.scene_memory.scenes == stored)
         if rank() == 0:
             torch.save({"model": before, "values": good.values | {"loss": good.loss}}, root / f"step-{name}.pt")
 
@@ -128,7 +136,7 @@ def some_images() -> tuple[list[torch.Tensor], list[Target]]:
     boxes = torch.tensor([[8.0, 4, 26, 44], [50, 10, 68, 50]])
     ids = [[0, -1], [2, 3], [], []]
     return images, [
-        Target(boxes[: len(who)], torch.tensor(who, dtype=torch.int64), torch.zeros(0, 4), seed=number)
+        Target(boxes[: len(who)], torch.tensor(who, dtype=torch.int64), torch.zeros(0, 4), seed=number, scene=number)
         for number, who in enumerate(ids)
     ]
 

@@ -11,11 +11,12 @@ from torch import nn
 
 from person_search.data.loading import Batch
 from person_search.data.target import Target
+from person_search.models.scene_memory import SceneMemory
 from person_search.training.step import TrainingStep
 
 
 class StandIn(nn.Module):
-    """A convolution with or without BN, and a table that moves with every batch as OIM's does.
+    """A convolution with or without BN, a table that moves with every batch as OIM's does, a memory of scenes.
 
     A first pixel of 255 makes the loss nan; one of 254 makes only its gradient nan.
     """
@@ -30,12 +31,15 @@ class StandIn(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.metrics: dict[str, torch.Tensor] = {}
         self.box_types: set[torch.dtype] = set()
+        self.scene_memory = SceneMemory(positives=1, negatives=1)
 
     def forward(self, images: list[torch.Tensor], targets: list[Target]) -> dict[str, torch.Tensor]:
         self.box_types |= {target.boxes.dtype for target in targets}
         features = self.norm(self.conv(torch.stack(images).float() / 255)).amax((2, 3))
         self.lut.copy_(0.5 * self.lut + 0.5 * features.detach().float().mean(0))
         self.count += len(images)
+        ids = torch.zeros(1, dtype=torch.int64)
+        self.scene_memory.store([int(self.count)], features[:1].detach(), features[:1].detach(), ids, [1])
         self.metrics = {"identity_accuracy": torch.tensor(0.25), "rois_foreground": torch.tensor(3)}
         loss = (self.head(features).float() - 1).square().mean()
         first = int(images[0][0, 0, 0])
@@ -93,7 +97,7 @@ def test_a_step_that_is_not_finite_changes_nothing(first: int, place: int) -> No
     model = StandIn()
     step, optimizer = make_step(model)
     step([batch(1, 2), batch(3, 4)])
-    before = everything(model, optimizer)
+    before, stored = everything(model, optimizer), dict(model.scene_memory.scenes)
     batches = [batch(1, 2, seed=1), batch(3, 4, seed=2)]
     batches[place] = batch(first, 2, seed=3)
     result = step(batches)
@@ -103,6 +107,7 @@ def test_a_step_that_is_not_finite_changes_nothing(first: int, place: int) -> No
     assert set(after) == set(before)
     for name, value in before.items():
         assert torch.equal(after[name], value), name
+    assert model.scene_memory.scenes == stored
 
 
 def test_a_skipped_step_does_not_show_in_those_that_follow() -> None:

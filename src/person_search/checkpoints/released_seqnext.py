@@ -21,8 +21,6 @@ ALIASES = (
     "gfn.reid_loss.",
 )
 """Beginnings of names of tensors that the file also has under another name."""
-FILTER = "gfn."
-"""Beginning of the names of the gallery filter network, which is left out: the rest is a SeqNeXt."""
 RENAMES: Rules = (
     # A ConvNeXt is numbered throughout, a ResNet has names.
     (r"^backbone\.body\.(\d)\.", r"trunk.features.\1."),
@@ -35,6 +33,14 @@ RENAMES: Rules = (
     (r"^roi_heads\.reid_head\.head\.", "top.layer4."),
     (r"^roi_heads\.faster_rcnn_predictor\.", ""),
     (r"^roi_heads\.score_predictor\.", "refined_"),
+    (r"^gfn\.head\.image_reid_head\.head\.0\.(?=\d)", "gallery_filter.parts.top.features.6."),
+    (r"^gfn\.head\.image_reid_head\.head\.1\.(?=\d)", "gallery_filter.parts.top.features.7."),
+    (r"^gfn\.head\.image_reid_head\.head\.", "gallery_filter.parts.top.layer4."),
+    (
+        r"^gfn\.head\.image_emb_head\.projectors\.feat_res([45])\.",
+        r"gallery_filter.parts.projection.levels.C\1.",
+    ),
+    (r"^gfn\.fuser\.norm\.norm\.", "gallery_filter.norm."),
     *NETWORK,
 )
 CONVNEXT_STEM = "backbone.body.0.0.weight"
@@ -70,17 +76,26 @@ def recognise(state: dict[str, Tensor]) -> dict[str, Any]:
         "method": "seqnext",
         "backbone": _backbone(state),
         "embedding_size": state["roi_heads.reid_loss.lut"].shape[1],
+        **_gallery_filter(state),
         **sizes,
     }
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A released state dict with our names. Its queue goes on from the start: where it was is in no such file."""
-    converted = {rename(name): value for name, value in state.items() if not name.startswith((*ALIASES, FILTER))}
+    converted = {rename(name): value for name, value in state.items() if not name.startswith(ALIASES)}
     # A batch normalisation that was frozen as theirs are counts no batches.
     for name in [name for name in converted if name.endswith(".running_var")]:
         converted.setdefault(f"{name.removesuffix('running_var')}num_batches_tracked", torch.tensor(0))
     return ready(converted)
+
+
+def _gallery_filter(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Its settings, where there is one; how it fuses is in no file, but for whether it does."""
+    if not any(name.startswith("gfn.head.") for name in state):
+        return {}
+    fuses = any(name.startswith("gfn.fuser.") for name in state)
+    return {"gfn": True, "gfn_objective": "combined" if fuses else "separate"}
 
 
 def _backbone(state: dict[str, Tensor]) -> str:

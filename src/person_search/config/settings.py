@@ -144,6 +144,11 @@ class TrainingConfig(Section):
         description="stop when, of late, this many more steps were skipped as not finite than taken, and at the end when most were; 0: never",
     )
     checkpoint_every: AtLeastOne | None = Field(None, description="also write a checkpoint every this many steps")
+    checkpoint_memory: bool = Field(
+        True,
+        description="keep in last.pt what a gallery filter network remembers of scenes, which an exact resume needs; "
+        "about half a gigabyte for a whole dataset",
+    )
     keep_checkpoints: AtLeastOne | None = Field(
         3, description="checkpoints of whole epochs to keep, the newest ones; None: all"
     )
@@ -192,6 +197,10 @@ class EvaluationConfig(Section):
     )
     cbgm_k2: AtLeastOne | None = Field(
         None, description="CBGM: people of the query scene, query included; None: dataset's (4 PRW, else 3)"
+    )
+    gfn_scores: bool = Field(
+        False,
+        description="multiply similarities by the scene scores of a gallery filter network (WACV 2023)",
     )
 
 

@@ -192,7 +192,7 @@ class TrainingScenes(TorchDataset[Any]):
             target = training_target(scene, image.shape[2], image.shape[1], mirrored=item.mirrored)
         except DataError as error:
             return error
-        return image, replace(target, seed=item.seed), item
+        return image, replace(target, seed=item.seed, scene=item.scene), item
 
 
 class WholeScenes(TorchDataset[Any]):

@@ -17,12 +17,14 @@ class Target:
         person_ids: (N,) int64, 0..num_identities-1, or -1 without identity.
         ignore: (K, 4) float32 regions that are no training target and whose RoIs are no negatives.
         seed: of the random choices made for this image; None: they come from torch's global random numbers.
+        scene: number of the scene in its split, the same for its mirror image; None where it is of none.
     """
 
     boxes: Tensor
     person_ids: Tensor
     ignore: Tensor
     seed: int | None = None
+    scene: int | None = None
 
     def to(self, device: torch.device | str) -> Target:
         """The same target on ``device``."""

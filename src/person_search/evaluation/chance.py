@@ -32,7 +32,7 @@ def random_predictions(split: Split, *, seed: int = 0) -> Predictions:
 
 def random_ranking(split: Split, protocols: Sequence[Protocol], config: EvaluationConfig, *, seed: int = 0) -> Results:
     """The metrics of ranking the true boxes by chance."""
-    chance = config.model_copy(update={"cbgm": False})
+    chance = config.model_copy(update={"cbgm": False, "gfn_scores": False})
     return score(random_predictions(split, seed=seed), split, protocols, chance)
 
 

@@ -24,6 +24,7 @@ from person_search.evaluation.files import EVALUATION, refuse_others, write_eval
 from person_search.evaluation.predict import predict
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.record import Record, make_record
+from person_search.evaluation.rescoring import refuse_what_is_not_predicted
 from person_search.evaluation.results import Results, score
 from person_search.evaluation.task import protocols_of, refuse_other_holdout, split_to_test
 from person_search.models.acceleration import accelerate
@@ -77,6 +78,7 @@ def load_for_test(checkpoint: str | Path, config: Config, **overrides: Any) -> S
     with name_lost_ranks():
         device = start_for_test(config.training)
     stored = load_stored(checkpoint, device=device, **overrides)
+    refuse_what_is_not_predicted(config.evaluation, stored.model.optional_arrays(), f"'{stored.file}'")
     accelerate(stored.model, config.training)
     return stored
 
@@ -158,9 +160,8 @@ def evaluate(
 
 
 def _on_true_boxes(config: Config) -> Config:
-    return config.model_copy(
-        update={"evaluation": config.evaluation.model_copy(update={"use_gt_boxes": True, "cbgm": False})}
-    )
+    plain = {"use_gt_boxes": True, "cbgm": False, "gfn_scores": False}
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=plain)})
 
 
 def _untrained_predictions(

@@ -34,9 +34,12 @@ OPTIONAL_ARRAYS = {
         OptionalArray("query_boxes", ("P", 4)),
         OptionalArray("query_scores", ("P",)),
         OptionalArray("query_context", ("P", "D")),
-        # What a scene looks like as a whole, and the scene that every query's person is looked for in.
+        # What a scene looks like as a whole, and the scene that every query comes from, or what stands for it; and how
+        # a query sees scenes: times its gates, plus its offsets.
         OptionalArray("scene_embeddings", ("S", "E")),
         OptionalArray("query_scene_embeddings", ("Q", "E")),
+        OptionalArray("query_scene_gates", ("Q", "E")),
+        OptionalArray("query_scene_offsets", ("Q", "E")),
     )
 }
 CONTEXT = ("query_offsets", "query_boxes", "query_scores", "query_context")

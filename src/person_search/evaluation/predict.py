@@ -130,7 +130,7 @@ def _with_true_boxes(scene: Scene, queries: list[Query], result: ImageResult) ->
     everyone = Detections(torch.from_numpy(scene.boxes), torch.ones(number), torch.cat(embeddings))
     others = [everyone.take(torch.from_numpy(scene.person_ids != query.person_id)) for query in queries]
     asked = zip(result.given[number:], others, strict=True)
-    return ImageResult(everyone, [replace(person, beside=beside) for person, beside in asked])
+    return replace(result, detections=everyone, given=[replace(person, beside=beside) for person, beside in asked])
 
 
 def _check_finite(result: ImageResult, model: PersonSearchModel) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from person_search.config import EvaluationConfig
 from person_search.data.scene import Split
-from person_search.evaluation import cbgm
+from person_search.errors import UsageError
+from person_search.evaluation import cbgm, gallery_filter
 from person_search.evaluation.optional_arrays import CONTEXT
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.search import Rescore
@@ -39,10 +40,37 @@ def _context_matching(predictions: Predictions, split: Split, config: Evaluation
     return cbgm.context_rescore(predictions, k1=config.cbgm_k1 or k1, k2=config.cbgm_k2 or k2)
 
 
+def _gallery_filter(predictions: Predictions, split: Split, config: EvaluationConfig) -> Rescore:
+    return gallery_filter.filter_rescore(predictions)
+
+
+GALLERY_FILTER = Rescorer(
+    name="the gallery filter",
+    needs=gallery_filter.ARRAYS,
+    advice=gallery_filter.ADVICE,
+    is_on=lambda config: config.gfn_scores,
+    make=_gallery_filter,
+)
 RESCORERS: tuple[Rescorer, ...] = (
     Rescorer("CBGM", CONTEXT, cbgm.ADVICE, lambda config: config.cbgm, _context_matching),
+    # Last, so that all similarities in a scene, those that CBGM gave too, are times one score.
+    GALLERY_FILTER,
 )
 """All of them, in the order in which they act."""
+
+
+def refuse_what_is_not_predicted(config: EvaluationConfig, arrays: Collection[str], model: str) -> None:
+    """Raise UsageError where a re-scorer that ``config`` asks for needs what a model does not predict.
+
+    Args:
+        config: how predictions are to be scored.
+        arrays: the optional arrays that the model fills, beside the people of the queries' scenes.
+        model: what the error calls it.
+    """
+    for rescorer in RESCORERS:
+        missing = [name for name in rescorer.needs if name not in {*CONTEXT, *arrays}]
+        if missing and rescorer.is_on(config):
+            raise UsageError(f"{model} predicts no {missing[0]}, which {rescorer.name} needs; {rescorer.advice}")
 
 
 def rescore_as_asked(

@@ -6,7 +6,7 @@ All shares are fractions in 0..1; None stands for a mean over nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from person_search.data.boxes import Floats
 from person_search.data.scene import Bools, Boxes, Protocol, Split, as_boxes
 from person_search.errors import DataError
 from person_search.evaluation.detection import DetectionResult, detection_metrics
+from person_search.evaluation.gallery_filter import FilterMetrics, filter_metrics
 from person_search.evaluation.ignore import without_ignored
 from person_search.evaluation.plausibility import doubts_about_detections, doubts_about_embeddings, doubts_about_search
 from person_search.evaluation.predictions import Predictions, align
-from person_search.evaluation.rescoring import RESCORERS, Rescorer, rescore_as_asked
+from person_search.evaluation.rescoring import GALLERY_FILTER, RESCORERS, Rescorer, rescore_as_asked
 from person_search.evaluation.search import SearchResult, search
 from person_search.runtime.files import output_file
 
@@ -87,7 +88,8 @@ class SearchMetrics:
 
     ``queries`` count in the means; ``left_out`` do not, their person being in no gallery scene. ``cmc[k - 1]`` is the
     share of queries with a right detection among the first k. ``seen`` and ``unseen`` split by whether the person is
-    in the training split too, where that is known; ``camera_pairs`` is empty where cameras are not.
+    in the training split too, where that is known; ``camera_pairs`` is empty where cameras are not;
+    ``gallery_filter`` is there where its scores were asked for.
     """
 
     protocol: str
@@ -102,6 +104,7 @@ class SearchMetrics:
     seen: SubsetMetrics | None
     unseen: SubsetMetrics | None
     camera_pairs: list[CameraPair]
+    gallery_filter: FilterMetrics | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,9 @@ def score_with_rankings(
     rankings = [search(searched, split, protocol, rescore=rescore) for protocol in protocols]
     detection = _detection(given, split, config.detection_threshold)
     metrics = [_search(ranking, split) for ranking in rankings]
+    if GALLERY_FILTER in rescorers and config.gfn_scores:
+        filtered = [filter_metrics(searched, protocol) for protocol in protocols]
+        metrics = [replace(each, gallery_filter=found) for each, found in zip(metrics, filtered, strict=True)]
     notes = [line for protocol in protocols for line in protocol.notes]
     notes += doubts_about_detections(aligned, given, split, config, detection)
     if protocols:

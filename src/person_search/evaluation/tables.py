@@ -10,6 +10,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from person_search.evaluation.gallery_filter import FilterMetrics
 from person_search.evaluation.results import Results, Share
 from person_search.runtime.files import output_file
 
@@ -20,7 +21,10 @@ def percent(share: Share) -> str:
 
 
 def metrics_table(rows: Sequence[tuple[str, Results]], title: str = "Results, per cent") -> Table:
-    """One row per named result and protocol; below it, where known, seen and unseen identities apart."""
+    """One row per named result and protocol; below it, where known, seen and unseen identities apart.
+
+    What a gallery filter would leave out stands below the table.
+    """
     protocols = {metrics.protocol for _, results in rows for metrics in results.search}
     table = Table(
         title=f"{title} ({protocols.pop()})" if len(protocols) == 1 else title,
@@ -44,7 +48,23 @@ def metrics_table(rows: Sequence[tuple[str, Results]], title: str = "Results, pe
                 if subset is not None:
                     values = [percent(subset.map), percent(subset.top1)]
                     table.add_row(f"    {name} in training", "", "", *values, "", "", str(subset.queries))
+    filters = [
+        f"{label} ({metrics.protocol}): {filter_line(metrics.gallery_filter)}"
+        for label, results in rows
+        for metrics in results.search
+        if metrics.gallery_filter is not None
+    ]
+    if filters:
+        table.caption, table.caption_justify = "\n".join(filters), "left"
     return table
+
+
+def filter_line(metrics: FilterMetrics) -> str:
+    """Which scenes a gallery filter would leave out by the threshold that keeps 99 % of those with the person."""
+    return (
+        f"scores below {metrics.threshold:.4f} have {percent(metrics.filtered)} % of scenes without the person, "
+        f"{percent(1 - metrics.kept)} % of those with"
+    )
 
 
 def write_per_query(results: Results, path: Path) -> None:

@@ -24,6 +24,7 @@ class Baseline(TwoStageModel):
 
     Settings = BaselineSettings
     config: BaselineSettings
+    embedding_parts = ("top", "neck")
 
     def __init__(self, config: BaselineSettings, num_identities: int, *, load_weights: bool = True):
         super().__init__(config, num_identities, load_weights=load_weights)

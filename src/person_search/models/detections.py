@@ -78,3 +78,10 @@ class ImageResult:
         """The same with every tensor changed."""
         arrays = {name: change(value) for name, value in self.arrays.items()}
         return ImageResult(self.detections.map(change), [person.map(change) for person in self.given], arrays)
+
+
+def given_alone(boxes: Tensor, embeddings: Tensor) -> ImageResult:
+    """The people in (n, 4) ``boxes`` as given, and none that were detected; ``embeddings`` (n, D) of them."""
+    people = [GivenPerson(*person) for person in zip(boxes.to(embeddings.device), embeddings, strict=True)]
+    nobody = Detections(embeddings.new_zeros(0, 4), embeddings.new_zeros(0), embeddings[:0])
+    return ImageResult(nobody, people)

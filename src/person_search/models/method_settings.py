@@ -177,6 +177,10 @@ class CoatSettings(TorchvisionSettings):
     """COAT (Yu et al., CVPR 2022)."""
 
     at_test = ("embedding_heads",)
+    no_gallery_filter = (
+        "COAT embeds people by transformers, whose work grows with the square of the features that they read; "
+        "56 x 56 of a scene are too many for them"
+    )
 
     method: str = "coat"
     levels: tuple[Level, ...] = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from person_search.data.target import Target
 from person_search.models.box_heads import binary_classification_loss, box_loss, normalised_box_layer
@@ -56,7 +57,7 @@ class NAE(TwoStageModel):
 
     def embed_pooled(self, pooled: dict[str, Tensor]) -> Tensor:
         """The direction of the embedding."""
-        return self._embed(pooled)[0]
+        return F.normalize(self.projection(pooled), dim=1)
 
     def reid_parameters(self) -> list[nn.Parameter]:
         """None of its own but a softmax loss's classifier."""

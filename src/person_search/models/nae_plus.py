@@ -60,6 +60,7 @@ class NAEPlus(TwoStageModel):
     config: NaePlusSettings
     cut = "layer3"
     freezes_norms = False
+    embedding_parts = ("top", "projection", "rescaler")
     min_side = 0.01
 
     def __init__(self, config: NaePlusSettings, num_identities: int, *, load_weights: bool = True):
@@ -92,7 +93,7 @@ class NAEPlus(TwoStageModel):
 
     def pool(self, aligned: Tensor) -> dict[str, Tensor]:
         """What the pixels of each RoI say together of who it is: (R, 256), not normalised."""
-        return {"attended": self._look(aligned).embeddings}
+        return {"attended": self._attend({"C4": aligned, "C5": self.top(aligned)})[0]}
 
     def embed_pooled(self, pooled: dict[str, Tensor]) -> Tensor:
         """The direction of the RoI's embedding."""
@@ -112,9 +113,12 @@ class NAEPlus(TwoStageModel):
     def _look(self, aligned: Tensor) -> PixelHead:
         """The head on (R, C4, h, w)."""
         maps = {"C4": aligned, "C5": self.top(aligned)}
+        return PixelHead(*self._attend(maps), self.bbox_pred(maps["C5"].mean((2, 3))).float())
+
+    def _attend(self, maps: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(R, 256) embeddings and (R, h, w) logits of the pixels."""
         directions, logits = norm_aware(self.projection(maps), self.rescaler)
-        embeddings = (logits.sigmoid()[:, None] * directions).mean((2, 3))
-        return PixelHead(embeddings, logits, self.bbox_pred(maps["C5"].mean((2, 3))).float())
+        return (logits.sigmoid()[:, None] * directions).mean((2, 3)), logits
 
 
 def pixel_classification_loss(logits: Tensor, sampled: list[SampledRois], targets: list[Target]) -> Tensor:

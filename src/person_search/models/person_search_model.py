@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from person_search.config import MethodSettings
 from person_search.data.target import Target
 from person_search.errors import UsageError
-from person_search.models.detections import Detections, ImageResult
+from person_search.models.detections import Detections, ImageResult, given_alone
+from person_search.models.scene_memory import SceneMemory
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,8 @@ class PersonSearchModel(nn.Module, abc.ABC):
         keep_samples: whether a training batch leaves ``samples``.
         samples: per image of that batch the regions that trained detection, (n, 4) in its pixels, and their (n,)
             labels: identity, -1 a person without, below: background.
+        scene_memory: what training remembers of earlier batches beside the weights and buffers; None: nothing. A step
+            that is not taken leaves it as it was, and a run that goes on finds it as it left it.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -66,6 +69,7 @@ class PersonSearchModel(nn.Module, abc.ABC):
         self.prepared = False
         self.keep_samples = False
         self.samples: list[tuple[Tensor, Tensor]] = []
+        self.scene_memory: SceneMemory | None = None
 
     # What a method supplies.
 
@@ -90,6 +94,14 @@ class PersonSearchModel(nn.Module, abc.ABC):
         """(n, D) embeddings of given boxes, per image (n, 4) xyxy in its pixels; nothing is detected."""
 
     # What a method may say beside that.
+
+    def embed_alone(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[ImageResult]:
+        """``embed`` with all else that is known of the scenes and of the people in the boxes, who are ``given``."""
+        return [given_alone(*each) for each in zip(boxes, self.embed(images, boxes), strict=True)]
+
+    def optional_arrays(self) -> tuple[str, ...]:
+        """Names of the arrays in every ``ImageResult`` and ``GivenPerson`` that comes of a pass with boxes."""
+        return ()
 
     def reid_parameters(self) -> list[nn.Parameter]:
         """Parameters with their own optimiser; may be empty. All others are detection parameters."""

@@ -22,6 +22,8 @@ class Draw(enum.IntEnum):
     LAST_ROIS = 4
     EXCHANGE = 5
     LATER_EXCHANGE = 6
+    STORED_SCENES = 13
+    SCENE_DEPTH = 14
     CROP = 15
     TRUNK_DEPTH = 16
     TOP_DEPTH = 17

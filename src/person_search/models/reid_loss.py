@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from person_search.models.oim_loss import IdentityTables
 from person_search.models.roi_sampling import LabelledRois
 
 
@@ -25,3 +26,11 @@ def identify(loss: nn.Module, embeddings: Tensor, rois: Sequence[LabelledRois]) 
     more = {"overlaps": torch.cat([each.overlaps for each in rois])} if getattr(loss, "uses_overlaps", False) else {}
     result: tuple[Tensor, Tensor] = loss(embeddings, labels, **more)
     return result
+
+
+def identity_table(loss: nn.Module) -> Tensor | None:
+    """(N, D) one embedding per identity, where the loss keeps such a table; of several levels, one beside the other."""
+    if isinstance(loss, nn.ModuleDict):
+        tables = [identity_table(each) for each in loss.values()]
+        return None if any(table is None for table in tables) else torch.cat([t for t in tables if t is not None], 1)
+    return loss.lut if isinstance(loss, IdentityTables) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from person_search.data.target import Target
 from person_search.models.backbones.backbone import Top
@@ -84,7 +85,7 @@ class SeqNet(TwoStageModel):
 
     def embed_pooled(self, pooled: dict[str, Tensor]) -> Tensor:
         """The direction of the norm-aware embedding."""
-        return self._embed(pooled)[0]
+        return F.normalize(self.projection(pooled), dim=1)
 
     def reid_parameters(self) -> list[nn.Parameter]:
         """None of its own but a softmax loss's classifier."""

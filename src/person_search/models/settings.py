@@ -267,8 +267,45 @@ class EmbeddingSettings(Section):
     )
 
 
+class GalleryFilterSettings(Section):
+    """The gallery filter network (Jaffe and Zakhor, WACV 2023)."""
+
+    prefix = "gfn_"
+    flat_names: ClassVar[dict[str, str]] = {"enabled": "gfn"}
+
+    enabled: bool = Field(
+        False, description="train a gallery filter network too: it scores whole scenes for a query (WACV 2023)"
+    )
+    weight: Positive = Field(1.0, description="GFN: weight of its loss")
+    objective: Literal["combined", "separate"] = Field(
+        "combined",
+        description="GFN: compare scenes as the query sees them, or, separate, the query with the scenes themselves",
+    )
+    fusion: Literal["se", "sum", "identity"] = Field(
+        "se", description="GFN, combined: how a query sees a scene: gated by the query, added to it, or as it is"
+    )
+    query: Literal["batch", "oim"] = Field(
+        "batch",
+        description="GFN: in training a query is its embedding in the batch, or its row in the table of the re-ID loss",
+    )
+    size: AtLeastOne = Field(56, description="GFN: rows and columns that a scene's features are pooled to")
+    temperature: Positive = Field(0.1, description="GFN: its loss divides cosines by this")
+    gate_temperature: Positive = Field(0.2, description="GFN, fusion se: the gate divides the query by this")
+    memory: bool = Field(True, description="GFN: train on scenes of earlier batches too, which are kept in memory")
+    memory_positives: Count = Field(
+        1, description="GFN: stored scenes with a person of the batch, for each person drawn"
+    )
+    memory_negatives: Count = Field(
+        1,
+        description="GFN: stored scenes without that person, but with another one of its scene, for each person drawn",
+    )
+
+
 class TwoStageSettings(MethodSettings):
     """A method that finds regions with an RPN, and people in them."""
+
+    no_gallery_filter: ClassVar[str] = ""
+    """Why the method cannot carry a gallery filter network, where it cannot."""
 
     backbone: SerializeAsAny[BackboneSettings] = ResNetSettings()
     levels: tuple[Level, ...] = Field(
@@ -280,6 +317,14 @@ class TwoStageSettings(MethodSettings):
     box_loss_weight: Positive = Field(1.0, description="weight of the box loss")
     loss: SerializeAsAny[LossSettings] = OimLossSettings()
     detections: DetectionSettings = DetectionSettings()
+    gfn: GalleryFilterSettings = GalleryFilterSettings()
+
+    @field_validator("gfn")
+    @classmethod
+    def _can_be_carried(cls, gfn: GalleryFilterSettings) -> GalleryFilterSettings:
+        if gfn.enabled and cls.no_gallery_filter:
+            raise ValueError(f"no gallery filter network (`gfn`) here: {cls.no_gallery_filter}")
+        return gfn
 
     @field_validator("levels")
     @classmethod

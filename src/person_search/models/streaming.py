@@ -16,7 +16,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from person_search.models.detections import Detections, GivenPerson, ImageResult
+from person_search.models.detections import ImageResult
 from person_search.models.inference import prepare_for_inference
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.runtime.read_ahead import ReadAhead
@@ -94,7 +94,7 @@ def detections_of(
         with torch.no_grad(), autocast(model.device, precision):
             if boxes is None or detect:
                 return ready.detect_and_embed(moved, boxes, context=context)
-            return [_given_alone(*each) for each in zip(boxes, ready.embed(moved, boxes), strict=True)]
+            return ready.embed_alone(moved, boxes)
 
     batches = _batches(items, batch_size, same_size=same_size_batches, device=model.device)
     return ResultStream(_results(batches, compute, in_flight=IN_FLIGHT.get(model.device.type, 0)))
@@ -266,10 +266,3 @@ def boxes_outside(boxes: Tensor, image: Tensor) -> Tensor:
     """(n,) bool: which of (n, 4) xyxy ``boxes`` share no pixel with the (3, H, W) ``image``."""
     height, width = image.shape[1:]
     return (boxes[:, 0] >= width) | (boxes[:, 1] >= height) | (boxes[:, 2] <= 0) | (boxes[:, 3] <= 0)
-
-
-def _given_alone(boxes: Tensor, embeddings: Tensor) -> ImageResult:
-    """The people in ``boxes``, and none that were detected."""
-    people = [GivenPerson(*person) for person in zip(boxes.to(embeddings.device), embeddings, strict=True)]
-    nobody = Detections(embeddings.new_zeros(0, 4), embeddings.new_zeros(0), embeddings[:0])
-    return ImageResult(nobody, people)

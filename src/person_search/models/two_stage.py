@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import roi_align
 
@@ -17,7 +17,8 @@ from person_search.models.backbones.backbone import Cut, Top
 from person_search.models.backbones.building import build_backbone
 from person_search.models.backbones.stochastic_depth import draw_depths
 from person_search.models.box_heads import KeptBoxes, candidates, keep_beside, keep_best, moved
-from person_search.models.detections import Detections, GivenPerson, ImageResult
+from person_search.models.detections import Detections, GivenPerson, ImageResult, given_alone
+from person_search.models.gallery_filter import ARRAYS, GalleryFilter
 from person_search.models.image_transform import ImageBatch, ImageTransform
 from person_search.models.inference import fold_normalisation
 from person_search.models.person_search_model import HeavyParts, PersonSearchModel
@@ -73,6 +74,8 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
     else in its place has none, and says by ``feature_channels`` and ``pool`` what."""
     freezes_norms: ClassVar[bool] = True
     """Whether a frozen trunk's batch normalisations beyond its stem keep still, or the stem alone is frozen."""
+    embedding_parts: ClassVar[tuple[str, ...]] = ("top", "projection")
+    """Names of the parts that ``pool`` and ``embed_pooled`` run; a gallery filter network has copies of them."""
     min_side: ClassVar[float] = 0.0
     """Detections with a shorter side than this (pixels of the batch) are dropped before NMS."""
     top: Top
@@ -98,12 +101,18 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
         self.sample_rois = DetectionSampler(config.rois, self.box_coder)
         channels = self.feature_channels()
         self.level_channels: dict[str, int] = {level: channels[level] for level in config.levels}
+        self.gallery_filter: GalleryFilter | None = None
         if config.backbone.frozen:
             self.freeze_backbone()
 
     def freeze_backbone(self) -> None:
         """Train no more what the method keeps of the weights that the backbone starts from."""
         self.trunk.freeze(norms=self.freezes_norms)
+
+    def add_gallery_filter(self) -> None:
+        """Carry a gallery filter network, which starts from this model's layers as they are now. Raises UsageError."""
+        self.gallery_filter = GalleryFilter(self)
+        self.scene_memory = self.gallery_filter.memory
 
     # What a method supplies.
 
@@ -131,15 +140,17 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
     # What the program calls.
 
     def losses(self, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Those of the RPN and of the heads."""
+        """Those of the RPN and of the heads, and of the gallery filter network where there is one."""
         batch = self.transform(images, targets)
         moved = self.transform.targets_to_batch(targets, batch)
         draw_depths(self.trunk, [1] * len(targets), targets, Draw.TRUNK_DEPTH)
         features = FeatureMaps(self.trunk(batch.tensors), batch, moved)
+        # First, as published: the batch normalisation that it shares with the heads moves twice, in this order.
+        filtering = {} if self.gallery_filter is None else self.gallery_filter.losses(self, features)
         proposals, _, losses = self.rpn.propose(batch, features.maps, moved)
         sampled = self.sample_rois(proposals, moved)
         self._note_samples(batch, sampled)
-        return losses | self.roi_losses(features, proposals, sampled, moved)
+        return losses | self.roi_losses(features, proposals, sampled, moved) | filtering
 
     @torch.no_grad()
     def detect_and_embed(
@@ -172,13 +183,28 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
                 others = beside if context else [None] * len(own)
                 people = [GivenPerson(*person) for person in zip(own, of_given[i], others, strict=True)]
             results.append(ImageResult(found, people))
-        return results
+        if self.gallery_filter is None or boxes is None:
+            return results
+        return self.gallery_filter.described(self, features, results)
 
     @torch.no_grad()
     def embed(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
         """See ``PersonSearchModel``; the boxes are not regressed."""
         batch = self.transform(images)
         return self._embed_given(FeatureMaps(self.trunk(batch.tensors), batch), self._given(batch, boxes))
+
+    @torch.no_grad()
+    def embed_alone(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[ImageResult]:
+        """See ``PersonSearchModel``."""
+        batch = self.transform(images)
+        features = FeatureMaps(self.trunk(batch.tensors), batch)
+        embeddings = self._embed_given(features, self._given(batch, boxes))
+        results = [given_alone(*each) for each in zip(boxes, embeddings, strict=True)]
+        return results if self.gallery_filter is None else self.gallery_filter.described(self, features, results)
+
+    def optional_arrays(self) -> tuple[str, ...]:
+        """Those of the gallery filter network, where there is one."""
+        return () if self.gallery_filter is None else ARRAYS
 
     @torch.no_grad()
     def propose(self, images: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -193,7 +219,10 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
         Trunk and tops are compiled each by itself: between them are choices of boxes, whose numbers differ from image
         to image.
         """
-        return HeavyParts([self.trunk], [getattr(self, name) for name in self.tops], [self.rpn])
+        beside: list[nn.Module] = [self.rpn]
+        if self.gallery_filter is not None:
+            beside.append(self.gallery_filter.parts)
+        return HeavyParts([self.trunk], [getattr(self, name) for name in self.tops], beside)
 
     def fold_normalisation(self) -> None:
         """In trunk and tops, each tried on noise of the shape that it reads."""

@@ -31,7 +31,8 @@ ACCEPTED = {
     "checkpoint_trunk": "rounding alone",
     "checkpoint_heads": "rounding alone",
     "max_skipped_steps": "when to give up, not what is trained",
-    "checkpoint_every": "what is written, not what is trained; so are the next six",
+    "checkpoint_every": "what is written, not what is trained; so are the next seven",
+    "checkpoint_memory": "",
     "keep_checkpoints": "",
     "validate_every": "",
     "validate_epochs": "",
@@ -39,12 +40,13 @@ ACCEPTED = {
     "display": "",
     "eval_batch_size": "",
     "same_size_batches": "rounding, and what padding changes at the border",
-    "use_gt_boxes": "the final evaluation alone: validation leaves it out; so are the next five",
+    "use_gt_boxes": "the final evaluation alone: validation leaves it out; so are the next six",
     "gallery_size": "",
     "cross_camera": "",
     "cbgm": "",
     "cbgm_k1": "",
     "cbgm_k2": "",
+    "gfn_scores": "",
 }
 """Settings that may change on resuming, and why."""
 

@@ -336,6 +336,8 @@ class Run:
         with errors_on_all_ranks():
             if self.fabric.is_global_zero:
                 training = None if for_use else self._training_state(randomness)
+                if training is not None and name == LAST:
+                    training |= self._remembered()
                 check_finite(self.model.state_dict(), f"the weights are broken after step {self.position.step}")
                 contents = Checkpoint(
                     self.model.config, self.model.num_identities, self.model.state_dict(), training, self.data
@@ -354,6 +356,11 @@ class Run:
             "randomness": randomness,
             "settings": to_builtins(self.config.model_dump()),
         }
+
+    def _remembered(self) -> dict[str, Any]:
+        """What the model remembers of scenes, which is large: in the newest checkpoint alone, if at all."""
+        memory = self.model.scene_memory
+        return {"scene_memory": memory.state()} if memory is not None and self.config.training.checkpoint_memory else {}
 
     def restore(self, path: Path, checkpoint: Checkpoint, *, began_with: Config) -> None:
         """Continue from ``checkpoint``, written with the settings ``began_with``.
@@ -383,12 +390,19 @@ class Run:
                 schedule.load_state_dict(state["schedules"][name])
             if self.scaler and state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
+            if self.model.scene_memory is not None and "scene_memory" in state:
+                self.model.scene_memory.load(state["scene_memory"])
             position = Position(**state["position"])
             randomness = state["randomness"]
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"checkpoint '{path}' does not fit this training ({error!r}); resume with its settings"
             ) from None
+        if self.model.scene_memory is not None and "scene_memory" not in state and self.fabric.is_global_zero:
+            log.warning(
+                "'%s' does not hold the scenes that the gallery filter network remembers; it begins with none again",
+                path,
+            )
         # A process that the saved run did not have keeps its own start.
         if self.fabric.global_rank < len(randomness):
             self.randomness = randomness[self.fabric.global_rank]

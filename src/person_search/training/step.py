@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from person_search.data.loading import Batch
 from person_search.models.person_search_model import PersonSearchModel
+from person_search.models.scene_memory import StoredScene
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,14 @@ class LossModule(nn.Module):
 
 
 class Buffers:
-    """A copy of a model's buffers (running statistics, LUT, queue, counters) that can be put back."""
+    """A copy of a model's buffers (running statistics, LUT, queue, counters) that can be put back.
 
-    def __init__(self, model: nn.Module):
+    So can what it remembers of scenes.
+    """
+
+    def __init__(self, model: PersonSearchModel):
         self._model = model
+        self._scenes: dict[int, StoredScene] = {}
         self._saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
     @torch.no_grad()
@@ -57,12 +62,16 @@ class Buffers:
         """Note the buffers as they are."""
         for own, saved in self._pairs():
             torch._foreach_copy_(saved, own)
+        if self._model.scene_memory is not None:
+            self._scenes = dict(self._model.scene_memory.scenes)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Make the buffers what they were."""
         for own, saved in self._pairs():
             torch._foreach_copy_(own, saved)
+        if self._model.scene_memory is not None:
+            self._model.scene_memory.scenes = dict(self._scenes)
 
     def _pairs(self) -> list[tuple[list[Tensor], list[Tensor]]]:
         """Lists of one dtype each: only then is a list copied in one go on a GPU."""

@@ -34,7 +34,7 @@ class Validation:
         Processes share the scenes; all call this and get the same.
         """
         # What is compared from epoch to epoch is the model alone, whatever the final evaluation adds.
-        plain = config.evaluation.model_copy(update={"cbgm": False, "use_gt_boxes": False})
+        plain = config.evaluation.model_copy(update={"cbgm": False, "gfn_scores": False, "use_gt_boxes": False})
         predictions = predict(model, self.split, config.model_copy(update={"evaluation": plain}), progress=progress)
         metrics: dict[str, float] = {}
         with errors_on_all_ranks():
