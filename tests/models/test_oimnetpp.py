@@ -80,6 +80,8 @@ def test_tables_of_half_precision_are_read_and_unused_parts_dropped(tmp_path: Pa
     model = small("oimnet++", rpn_box_loss_beta=0.0)
     torch.nn.init.uniform_(model.reid_loss.lut)
     torch.save({"model": released(model), "epoch": 19}, tmp_path / "a.pth")
+    stored = open_checkpoint(tmp_path / "a.pth").model
+    assert {value.dtype for value in stored.values()} == {torch.float32, torch.int64}
     read = load_model(tmp_path / "a.pth", **SETTINGS)
     for name, value in model.state_dict().items():
         found = read.state_dict()[name]
