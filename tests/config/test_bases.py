@@ -56,6 +56,11 @@ OWN = {
     "nae-plus_cuhk-sysu": {"max_epochs": 11, "lr_decay_epochs": 7, "init_from": "runs/nae4ps_cuhk-sysu"},
     "nae-plus_prw": {"max_epochs": 11, "lr_decay_epochs": 7, "init_from": "runs/nae4ps_prw"},
 }
+COAT = {"decay_biases": True, "warmup_mode": "linear-from-factor", "seed": 1}
+OWN |= {
+    "coat_cuhk-sysu": COAT | {"batch_size": 4, "max_epochs": 14, "lr_decay_epochs": 10},
+    "coat_prw": COAT | {"batch_size": 3, "max_epochs": 13, "lr_decay_epochs": (9, 13), "softmax_weight": 0.5},
+}
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 

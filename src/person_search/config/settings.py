@@ -49,7 +49,7 @@ class MethodSettings(Section):
     chooser = "method"
 
     method: str = Field(
-        description="baseline, oim, nae, nae4ps, nae-plus, seqnet, oimnet++, oimnet+++, seqnext, or a plug-in's"
+        description="baseline, oim, nae, nae4ps, nae-plus, seqnet, oimnet++, oimnet+++, seqnext, coat, or a plug-in's"
     )
 
 
