@@ -253,3 +253,13 @@ def test_tables_that_are_missing_or_differ_are_named() -> None:
         recognise({name: value for name, value in LUTS.items() if name != "roi_heads.reid_loss_3rd.lut"})
     with pytest.raises(CheckpointError, match=r"a queue of 500, those of 'roi_heads\.reid_loss_3rd' 20 and 400"):
         recognise(LUTS | {"roi_heads.reid_loss_3rd.cq": torch.zeros(400, 256)})
+
+
+@pytest.mark.parametrize("backbone", ["resnet34", "convnext_tiny"])
+def test_transformers_take_their_widths_from_any_backbone(images: list[Tensor], backbone: str) -> None:
+    model = small(backbone=backbone).train()
+    channels = model.trunk.channels
+    assert (model.first.channels, model.second.transformers.skip.out_channels) == (2 * channels, channels)
+    sum(model(images[:1], [PEOPLE]).values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert len(model.eval()(images[:1])[0]) > 0
