@@ -206,7 +206,9 @@ class LossSettings(Section):
     chooser = "name"
     flat_names: ClassVar[dict[str, str]] = {"name": "reid_loss", "weight": "reid_loss_weight"}
 
-    name: str = Field(description="re-ID loss: oim, oim-sequential, oim-safe, loim, softmax, softmax-bn, or a plug-in's")
+    name: str = Field(
+        description="re-ID loss: oim, oim-sequential, oim-safe, loim, softmax, softmax-bn, or a plug-in's"
+    )
     weight: Positive = Field(0.5, description="weight of the re-ID loss")
 
 
