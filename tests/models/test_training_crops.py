@@ -95,6 +95,9 @@ def test_of_crops_some_are_focused_on_people_with_identity() -> None:
         return [draw_window((40, 80), boxes, known, config, draw) for draw in seeds(60)]
 
     assert set(windows(focused=1.0)) == {Window(60, 0, 20, 20)}
+    anywhere = CropSettings(side=20, canvas=3, focused=1.0)
+    tops = {draw_window((40, 80), NOBODY, NOBODY[:, 0] > 0, anywhere, draw).top for draw in seeds(400)}
+    assert tops == set(range(-10, 31))
     safe = windows(focused=0.0)
     assert all(window.width > 70 for window in safe)
     assert min(window.top for window in safe) < 0
