@@ -28,6 +28,7 @@ VARIANTS = {
     "oimnet+++": Variant("OIMNet+++", {"method": "oimnet+++"}),
     "seqnext": Variant("SeqNeXt", {"method": "seqnext"}),
     "coat": Variant("COAT", {"method": "coat"}),
+    "gfn": Variant("SeqNeXt with a gallery filter network", {"method": "seqnext", "gfn": True, "gfn_scores": True}),
     "softmax": Variant("baseline, softmax instead of OIM", {"reid_loss": "softmax"}),
     "c4c5": Variant("baseline, C4 + C5 instead of C5", {"levels": ("C4", "C5")}),
     "no-warmup": Variant("baseline, without warm-up", {"warmup_epochs": 0}),

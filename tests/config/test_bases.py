@@ -51,6 +51,8 @@ OWN = {
     "seqnext_prw": SEQNEXT | SEQNEXT_OF["convnext_base"],
     "seqnext_cuhk-sysu_resnet50": SEQNEXT | SEQNEXT_OF["resnet50"],
     "seqnext_prw_resnet50": SEQNEXT | SEQNEXT_OF["resnet50"],
+    "seqnext_cuhk-sysu_gfn": SEQNEXT | SEQNEXT_OF["convnext_base"] | {"gfn": True, "gfn_scores": True},
+    "seqnext_prw_gfn": SEQNEXT | SEQNEXT_OF["convnext_base"] | {"gfn": True, "gfn_scores": True},
     "nae4ps_cuhk-sysu": {"max_epochs": 22},
     "nae4ps_prw": {"max_epochs": 22},
     "nae-plus_cuhk-sysu": {"max_epochs": 11, "lr_decay_epochs": 7, "init_from": "runs/nae4ps_cuhk-sysu"},
