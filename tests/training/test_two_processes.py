@@ -62,7 +62,12 @@ def test_weights_tables_and_logged_values_are_those_of_one_process(runs: tuple[P
     assert_same(one.model, two.model)
     torch.manual_seed(0)
     start = scenarios.build_model(one.model_config, one.num_identities, load_weights=False)
-    moved = [float((one.model[key] - value.detach()).abs().max()) for key, value in start.named_parameters()]
+    moved = [
+        float((one.model[key] - value.detach()).abs().max())
+        for key, value in start.named_parameters()
+        # Attention is the same whatever is added to all keys alike.
+        if not key.endswith(".attention.key.bias")
+    ]
     assert min(moved) > 0
     assert max(moved) > 1e-3
     logged, shared = (rows(root / name) for root in runs)
