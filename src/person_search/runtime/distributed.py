@@ -120,7 +120,7 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].float().contiguous()
+        total = gradients[0].to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         distributed.all_reduce(total)
         return total.split(ctx.lengths)[rank()].to(gradients[0].dtype), None
 
