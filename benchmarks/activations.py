@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from person_search.config import Config
 from person_search.models.backbones.backbone import Recomputable
 from person_search.models.building import build_model
+from person_search.models.proto_norm import ProtoNorm
 from person_search.models.two_stage import TwoStageModel
 
 MB = 2**20
@@ -32,12 +33,18 @@ def training_memory(config: Config, identities: int) -> float:
         model = build_model(config.model, identities, load_weights=False).train()
     if not isinstance(model, TwoStageModel):
         raise ValueError(f"method '{config.model.method}' is no two-stage one: what it keeps is not known")
+    for norm in model.modules():
+        if isinstance(norm, ProtoNorm):
+            # It keeps as much as in training, and asks for no labels.
+            norm.eval()
     settings, batch = model.config, config.training.batch_size
     short, long = settings.images.shorter_side[-1], settings.images.longer_side
     image = torch.empty(batch, 3, -(-short // 32) * 32, -(-long // 32) * 32, device="meta")
     rois = batch * settings.rois.batch_per_image
     aligned = torch.empty(rois, model.trunk.channels, *settings.rois.size, device="meta")
-    heads = model.heavy_parts().per_region
+    heads = [getattr(model, name) for name in model.tops]
+    # A method without tops keeps what it has instead beside the RPN.
+    heads = heads or [part for part in model.heavy_parts().uncompiled if part is not model.rpn]
     kept, largest = 0, 0
     for part, x, recompute in (
         (model.trunk, image, config.training.checkpoint_trunk),
