@@ -204,9 +204,14 @@ def compare(preset: str, variants: Sequence[str], seeds: int, folder: Path, page
 
 
 def _publish(preset: str, entries: Sequence[Entry], numbers: Path, page_file: Path) -> None:
-    """Put the entries beside those of the other presets, and make the section of all."""
+    """Put the entries beside those of the other presets, and make the section of all.
+
+    Trainings of this preset that were made with another folder stay; ``--only`` adds rows to a page so.
+    """
     known = json.loads(numbers.read_text(encoding="utf-8")) if numbers.exists() else {}
-    known[preset] = [vars(entry) for entry in entries]
+    own = {(entry.variant, entry.seed) for entry in entries}
+    others = [row for row in known.get(preset, []) if (row["variant"], row["seed"]) not in own]
+    known[preset] = [*others, *(vars(entry) for entry in entries)]
     numbers.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(numbers, json.dumps(known, indent=1) + "\n")
     of_presets = {name: [Entry(**entry) for entry in rows] for name, rows in known.items()}

@@ -22,6 +22,7 @@ VARIANTS = {
     "baseline": Variant("baseline"),
     "oim": Variant("OIM", {"method": "oim"}),
     "nae": Variant("NAE", {"method": "nae"}),
+    "seqnet": Variant("SeqNet", {"method": "seqnet"}),
     "nae4ps": Variant("NAE as its authors released it", {"method": "nae4ps"}),
     "nae-plus": Variant("NAE+", {"method": "nae-plus"}),
     "oimnet++": Variant("OIMNet++", {"method": "oimnet++"}),

@@ -121,3 +121,11 @@ def test_a_finished_training_is_kept_and_published(modules, tmp_path: Path, monk
     compare.compare("tiny", ["baseline"], 1, folder, out)
     assert "preset `cpu`" in out.read_text()
     assert "preset `tiny`" in out.read_text()
+
+    # So do this preset's that were made elsewhere; what was made here takes the place of its own.
+    other, stale = dict(published["tiny"][0], variant="oim"), dict(published["tiny"][0], map=0.123)
+    out.with_suffix(".json").write_text(json.dumps({"tiny": [other, stale]}))
+    compare.compare("tiny", ["baseline"], 1, folder, out)
+    rows = json.loads(out.with_suffix(".json").read_text())["tiny"]
+    assert [row["variant"] for row in rows] == ["oim", "baseline", "chance"]
+    assert rows[:2] == [other, published["tiny"][0]]
