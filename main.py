@@ -1,4 +1,4 @@
-"""The reference implementation's command lines, verbatim, on this package: see README.md, "Reference commands"."""
+"""The reference implementation's command lines, verbatim, on this package: see docs/guide.md."""
 
 from __future__ import annotations
 
