@@ -17,6 +17,7 @@ SEQNET_LINE = {
     "all_images": True,
     "weight_decay": 5e-4,
     "clip_grad": 10,
+    "warmup_mode": "linear-from-factor",
     "warmup_factor": 1e-3,
     "lr_decay_epochs": 15,
     "cws": True,
@@ -27,7 +28,6 @@ SEQNEXT = {
     "decay_biases": True,
     "max_epochs": 30,
     "lr_decay_epochs": (14, 24),
-    "warmup_mode": "linear-from-factor",
     "warmup_steps": 1001,
     "precision": "16",
     "crop_side": 640,
@@ -58,7 +58,7 @@ OWN = {
     "nae-plus_cuhk-sysu": {"max_epochs": 11, "lr_decay_epochs": 7, "init_from": "runs/nae4ps_cuhk-sysu"},
     "nae-plus_prw": {"max_epochs": 11, "lr_decay_epochs": 7, "init_from": "runs/nae4ps_prw"},
 }
-COAT = {"decay_biases": True, "warmup_mode": "linear-from-factor", "seed": 1}
+COAT = {"decay_biases": True, "seed": 1}
 OWN |= {
     "coat_cuhk-sysu": COAT | {"batch_size": 4, "max_epochs": 14, "lr_decay_epochs": 10},
     "coat_prw": COAT | {"batch_size": 3, "max_epochs": 13, "lr_decay_epochs": (9, 13), "softmax_weight": 0.5},
