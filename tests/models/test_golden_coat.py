@@ -6,19 +6,22 @@ import copy
 import re
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 import torch
 from golden_files import (
-    SAMPLES,
+    SETTINGS,
     WHOLE,
     Golden,
     assert_gradients_agree,
     assert_losses_agree,
+    assert_people_agree,
+    assert_sampled,
+    assert_statistics_agree,
+    embeddings_of,
     formula,
-    layout,
+    in_their_order,
     make_images,
-    sample,
+    released_state,
     targets_of,
     training_step,
 )
@@ -67,19 +70,6 @@ def drawn_under(key):
     return key.replace(".transformer.0.", ".transblock.")
 
 
-def released_state():
-    state = {}
-    for key, shape in layout("coat").items():
-        if key.endswith(".lut"):
-            value = formula().table(*shape)
-        elif key.endswith(".cq"):
-            value = np.zeros(shape, np.float32)
-        else:
-            value = formula().tensor(drawn_under(key), shape)
-        state[key] = torch.from_numpy(np.asarray(value))
-    return state
-
-
 def classifiers():
     """What is in no checkpoint, under our names."""
     shapes = {"gain": ("bottleneck.weight", (256,)), "classifier.weight": ("classifier.weight", (20, 256))}
@@ -105,19 +95,22 @@ def golden():
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(golden, tmp_path_factory):
     path = tmp_path_factory.mktemp("released") / "epoch_13.pth"
-    torch.save({"model": released_state(), "optimizer": {}, "lr_scheduler": {}, "epoch": 13}, path)
+    torch.save(
+        {
+            "model": released_state("coat", golden, queue_rows=0, drawn_as=drawn_under),
+            "optimizer": {},
+            "lr_scheduler": {},
+            "epoch": 13,
+        },
+        path,
+    )
     return load_model(
         path,
-        shorter_side=192,
-        longer_side=320,
-        score_threshold=0.0,
+        **SETTINGS,
         first_score_threshold=0.0,
         second_score_threshold=0.0,
-        rpn_post_nms_train=60,
-        rpn_batch_per_image=10**6,
-        roi_batch_per_image=10**6,
         roi_positive_share=0.5,
         freeze=True,
     )
@@ -132,11 +125,7 @@ def found(golden, model):
 
 @pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole outputs are not beside this checkout")
 def test_what_is_kept_is_a_sample_of_the_whole():
-    whole, kept = np.load(WHOLE / "coat.npz"), np.load(SAMPLES / "coat.npz")
-    assert {*whole} - {*kept} == {"rgb", "lut"}
-    assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
-    np.testing.assert_allclose(whole["lut"], formula().table(20, 256), atol=1e-7)
-    assert all(np.array_equal(image, rgb) for image, rgb in zip(make_images(), whole["rgb"], strict=True))
+    assert_sampled("coat", make_images(), left_out={"rgb", "lut"})
 
 
 def test_a_released_checkpoint_is_recognised_by_its_contents(model):
@@ -146,25 +135,10 @@ def test_a_released_checkpoint_is_recognised_by_its_contents(model):
     assert model.num_identities == 20
 
 
-def in_their_order(golden, i, found):
-    """Rows of ``found`` beside those of image ``i`` of the golden: scores that nearly tie may be ranked otherwise."""
-    theirs = torch.from_numpy(golden[f"det{i}_boxes"])
-    distance, rows = (theirs[:, None] - found.boxes[None]).abs().amax(2).min(1)
-    assert len(theirs) == len(found) == len(rows.unique())
-    assert distance.max() < 1e-2
-    return found.take(rows)
-
-
 def test_detections_and_query_embeddings_agree(golden, found):
     for i, result in enumerate(found):
-        people, queries = (
-            in_their_order(golden, i, result.detections),
-            torch.stack([person.embedding for person in result.given]),
-        )
-        assert golden.relative(f"det{i}_boxes", people.boxes) < 1e-4
-        assert golden.difference(f"det{i}_scores", people.scores) < 1e-5
-        assert golden.relative(f"det{i}_embeddings", people.embeddings * people.scores[:, None]) < 1e-4
-        assert golden.relative(f"query{i}_embeddings", queries) < 1e-4
+        people = in_their_order(golden, i, result.detections)
+        assert_people_agree(golden, i, people, embeddings_of(result))
 
 
 def test_proposals_agree(golden, model):
@@ -235,8 +209,7 @@ def test_gradients_of_a_training_step_agree(golden, step):
 def test_tables_and_running_statistics_after_a_training_step_agree(golden, step):
     """Batch normalisation in the whole trunk amplifies float32's rounding: two threads differ from one by 1e-5."""
     _, _, state = step
-    for key, length in golden.below("bufnorm/").items():
-        assert float(state[rename(key)].norm()) == pytest.approx(float(length), rel=1e-4), key
+    assert_statistics_agree(golden, state, rename)
     for key in golden.below("after/"):
         assert golden.difference(f"after/{key}", state[rename(key)][:QUEUE_ROWS]) < 1e-4, key
 

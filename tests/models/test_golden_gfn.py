@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 import torch
 from golden_files import (
-    SAMPLES,
+    SETTINGS,
     WHOLE,
     Golden,
     assert_gradients_agree,
     assert_losses_agree,
+    assert_people_agree,
+    assert_sampled,
+    assert_statistics_agree,
+    embeddings_of,
     formula,
-    layout,
-    sample,
+    in_their_order,
+    released_state,
 )
 from test_golden_seqnext import LOSSES
-from torchvision.ops import box_iou
 
 from person_search.checkpoints.loading import load_model
 from person_search.checkpoints.released_seqnext import rename
@@ -45,20 +48,6 @@ def drawn_as(key):
         if key.startswith(alias):
             return drawn_as(key.replace(alias, name, 1))
     return key
-
-
-def released_state():
-    state = {}
-    for key, shape in layout("gfn").items():
-        name = drawn_as(key)
-        if name.endswith("reid_loss.lut"):
-            value = formula().table(*shape)
-        elif name.endswith("reid_loss.cq"):
-            value = np.zeros(shape, np.float32)
-        else:
-            value = formula().tensor(name, shape)
-        state[key] = torch.from_numpy(np.asarray(value))
-    return state
 
 
 def pictures():
@@ -88,21 +77,17 @@ def golden():
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(golden, tmp_path_factory):
     path = tmp_path_factory.mktemp("released") / "epoch_29.pth"
-    torch.save({"model": released_state(), "config": {"dataset": "cuhk"}, "epoch": 29}, path)
+    state = released_state("gfn", golden, queue_rows=0, drawn_as=drawn_as)
+    torch.save({"model": state, "config": {"dataset": "cuhk"}, "epoch": 29}, path)
     model = load_model(
         path,
-        shorter_side=192,
-        longer_side=320,
-        score_threshold=0.0,
+        **SETTINGS | {"rpn_post_nms_train": 20},
         first_score_threshold=0.0,
         max_detections=100,
         first_max_detections=100,
         rpn_post_nms_test=100,
-        rpn_post_nms_train=20,
-        rpn_batch_per_image=10**6,
-        roi_batch_per_image=10**6,
         stochastic_depth=0.0,
         freeze=True,
         gfn_memory_positives=10,
@@ -114,11 +99,7 @@ def model(tmp_path_factory):
 
 @pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole outputs are not beside this checkout")
 def test_what_is_kept_is_a_sample_of_the_whole():
-    whole, kept = np.load(WHOLE / "gfn.npz"), np.load(SAMPLES / "gfn.npz")
-    assert {*whole} - {*kept} == {"rgb", "lut"}
-    assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
-    assert np.allclose(whole["lut"], formula().table(20, 2048), rtol=0, atol=1e-7)
-    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(pictures(), whole["rgb"], strict=True))
+    assert_sampled("gfn", pictures(), left_out={"rgb", "lut"})
 
 
 def test_a_released_checkpoint_is_recognised_by_its_contents(model):
@@ -147,15 +128,9 @@ def found(golden, model):
 
 def test_detections_and_query_embeddings_agree(golden, found):
     for i, result in enumerate(found):
-        queries = torch.stack([person.embedding for person in result.given])
-        assert golden.relative(f"query{i}_embeddings", queries) < 1e-4
-    for i, people in enumerate(result.detections for result in found[:2]):
-        overlap, order = box_iou(torch.from_numpy(golden[f"det{i}_boxes"]), people.boxes).max(1)
-        assert len(people) == len(overlap) == len(set(order.tolist()))
-        assert golden.relative(f"det{i}_boxes", people.boxes[order]) < 1e-4
-        assert golden.difference(f"det{i}_scores", people.scores[order]) < 1e-5
-        weighted = (people.embeddings * people.scores[:, None])[order[:8]]
-        assert golden.relative(f"det{i}_embeddings", weighted) < 1e-4
+        assert golden.relative(f"query{i}_embeddings", embeddings_of(result)) < 1e-4
+    for i, result in enumerate(found[:2]):
+        assert_people_agree(golden, i, in_their_order(golden, i, result.detections), None, kept=8)
 
 
 def test_scenes_as_they_are_and_as_a_query_sees_them_agree(golden, model, found):
@@ -212,8 +187,7 @@ def test_tables_and_running_statistics_after_a_training_step_agree(golden, step)
     """The embedding layer has seen two batches then: the true boxes and, after them, the RoIs."""
     assert golden.difference("after/roi_heads.reid_loss.lut", step.state["reid_loss.lut"]) < 1e-5
     assert golden.difference("after/roi_heads.reid_loss.cq", step.state["reid_loss.queue"][:40]) < 1e-5
-    for key, norm in golden.below("bufnorm/").items():
-        assert float(step.state[rename(key)].norm()) == pytest.approx(float(norm), rel=1e-4), key
+    assert_statistics_agree(golden, step.state, rename)
 
 
 @pytest.mark.parametrize("name", ["combined_batch", "combined_oim", "separate_batch", "separate_oim"])
@@ -238,10 +212,6 @@ def test_a_second_step_with_the_scenes_that_the_first_one_left_agrees(golden, mo
     (loss,) = model.gallery_filter.losses(model, features).values()
     assert loss.item() == pytest.approx(float(golden["second_loss/gfn_loss"]), rel=1e-4)
     loss.backward()
-    expected = {rename(key): float(value) for key, value in golden.below("second_gradnorm/").items()}
-    found = {key: p.grad.norm().item() for key, p in model.named_parameters() if p.grad is not None}
-    assert set(found) == set(expected)
-    least = 1e-6 * max(expected.values())
-    for key, value in expected.items():
-        assert found[key] == pytest.approx(value, rel=1e-2, abs=1e-2 * least), key
+    norms = {key: p.grad.norm().item() for key, p in model.named_parameters() if p.grad is not None}
+    assert_gradients_agree(golden, norms, rename, floor=1e-6, prefix="second_gradnorm/")
     assert list(model.scene_memory.scenes) == list(range(8))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from golden_files import (
-    QUEUE_ROWS,
-    SAMPLES,
+    SETTINGS,
     WHOLE,
     Golden,
     assert_gradients_agree,
     assert_losses_agree,
-    formula,
+    assert_people_agree,
+    assert_sampled,
+    assert_state_agrees,
+    embeddings_of,
     make_images,
     released_state,
-    sample,
     training_step,
 )
 from torch.nn import functional as F
@@ -53,24 +53,14 @@ def model(golden, name, tmp_path_factory):
     torch.save({"model": released_state(name, golden), "optimizer": {}, "lr_scheduler": {}, "epoch": 11}, path)
     return load_model(
         path,
-        shorter_side=192,
-        longer_side=320,
-        score_threshold=0.0,
-        rpn_post_nms_train=60,
-        rpn_batch_per_image=10**6,
-        roi_batch_per_image=10**6,
+        **SETTINGS,
         freeze=True,
     )
 
 
 @pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole outputs are not beside this checkout")
 def test_what_is_kept_is_a_sample_of_the_whole(name):
-    whole, kept = np.load(WHOLE / f"{name}.npz"), np.load(SAMPLES / f"{name}.npz")
-    assert {*whole} - {*kept} == {"rgb", "lut", "cq_tail"}
-    assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
-    assert np.array_equal(whole["lut"], formula().table(20, 256))
-    assert np.array_equal(whole["cq_tail"], formula().table(QUEUE_ROWS, 256, 6))
-    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(make_images(), whole["rgb"], strict=True))
+    assert_sampled(name, make_images(), left_out={"rgb", "lut", "cq_tail"})
 
 
 def test_a_released_checkpoint_is_recognised_by_its_contents(model, name):
@@ -101,13 +91,10 @@ def test_detections_and_query_embeddings_agree(golden, shared_top):
     """Both pictures in one batch: each is to give what it gave by itself."""
     boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
     for i, result in enumerate(shared_top.detect_and_embed(make_images(), boxes)):
-        people, queries = result.detections, torch.stack([person.embedding for person in result.given])
-        assert golden.relative(f"det{i}_boxes", people.boxes) < 1e-4
-        assert golden.difference(f"det{i}_scores", people.scores) < 1e-5
-        assert golden.relative(f"det{i}_embeddings", people.embeddings * people.scores[:, None]) < 1e-4
+        assert_people_agree(golden, i, result.detections, None)
         # NAE+'s authors leave queries as long as they are, which changes no ranking.
         expected = F.normalize(torch.from_numpy(golden[f"query{i}_embeddings"]), dim=1)
-        torch.testing.assert_close(queries, expected, atol=2e-5, rtol=0)
+        torch.testing.assert_close(embeddings_of(result), expected, atol=2e-5, rtol=0)
 
 
 def test_query_embeddings_agree_in_length_too(golden, model, name):
@@ -136,11 +123,4 @@ def test_gradients_of_a_training_step_agree(golden, step):
 
 
 def test_tables_and_running_statistics_after_a_training_step_agree(golden, step):
-    """Batch normalisation over a few RoIs amplifies float32's rounding, as in ``test_golden``."""
-    _, _, state = step
-    for key in golden.below("after/"):
-        if "reid_loss" in key:
-            assert golden.difference(f"after/{key}", state[rename(key)]) < 1e-4, key
-        else:
-            assert golden.relative(f"after/{key}", state[rename(key)]) < 1e-4, key
-    assert int(state["reid_loss.queue_head"]) == int(golden["header_after"])
+    assert_state_agrees(golden, step[2], rename)

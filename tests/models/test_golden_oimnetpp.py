@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 from golden_files import (
-    QUEUE_ROWS,
     SAMPLES,
+    SETTINGS,
     WHOLE,
     Golden,
     assert_gradients_agree,
     assert_losses_agree,
-    formula,
+    assert_people_agree,
+    assert_sampled,
+    assert_state_agrees,
+    embeddings_of,
     make_images,
     released_state,
-    sample,
     training_step,
 )
 
@@ -52,12 +54,7 @@ def model(golden, tmp_path_factory):
     )
     return load_model(
         path,
-        shorter_side=192,
-        longer_side=320,
-        score_threshold=0.0,
-        rpn_post_nms_train=60,
-        rpn_batch_per_image=10**6,
-        roi_batch_per_image=10**6,
+        **SETTINGS,
         freeze=True,
         # Nothing in a file says so.
         proto_norm_in_top=golden.name == "oimnetppp",
@@ -67,13 +64,9 @@ def model(golden, tmp_path_factory):
 @pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole outputs are not beside this checkout")
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_kept_is_a_sample_of_the_whole(name):
-    whole, kept = np.load(WHOLE / f"{name}.npz"), np.load(SAMPLES / f"{name}.npz")
+    whole = np.load(WHOLE / f"{name}.npz")
     again = {key for key in whole if key.startswith(("det", "query")) and name == "oimnetppp"}
-    assert {*whole} - {*kept} == {"rgb", "lut", "cq_tail"} | again
-    assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
-    assert np.array_equal(whole["lut"], formula().table(20, 256))
-    assert np.array_equal(whole["cq_tail"], formula().table(QUEUE_ROWS, 256, 6))
-    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(make_images(), whole["rgb"], strict=True))
+    assert_sampled(name, make_images(), left_out={"rgb", "lut", "cq_tail"} | again)
     assert (SAMPLES / "oimnetpp.layout.json").read_text() == (WHOLE / f"{name}.layout.json").read_text()
 
 
@@ -92,11 +85,7 @@ def test_detections_and_query_embeddings_of_both_pictures_in_one_batch_agree(gol
     """In test the two are the same, which ``test_oimnetpp`` holds."""
     boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
     for i, result in enumerate(model.eval().detect_and_embed(make_images(), boxes)):
-        people, queries = result.detections, torch.stack([person.embedding for person in result.given])
-        assert golden.relative(f"det{i}_boxes", people.boxes) < 1e-4
-        assert golden.difference(f"det{i}_scores", people.scores) < 1e-5
-        assert golden.relative(f"det{i}_embeddings", people.embeddings) < 1e-4
-        assert golden.relative(f"query{i}_embeddings", queries) < 1e-4
+        assert_people_agree(golden, i, result.detections, embeddings_of(result), by_score=False)
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +103,4 @@ def test_gradients_of_a_training_step_agree(golden, step):
 
 
 def test_tables_and_running_statistics_after_a_training_step_agree(golden, step):
-    """Normalisation over a few RoIs amplifies float32's rounding, as in ``test_golden``."""
-    _, _, state = step
-    for key in golden.below("after/"):
-        if "reid_loss" in key:
-            assert golden.difference(f"after/{key}", state[rename(key)]) < 1e-4, key
-        else:
-            assert golden.relative(f"after/{key}", state[rename(key)]) < 1e-4, key
-    assert int(state["reid_loss.queue_head"]) == int(golden["header_after"])
+    assert_state_agrees(golden, step[2], rename)

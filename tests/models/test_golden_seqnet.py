@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 from golden_files import (
-    QUEUE_ROWS,
-    SAMPLES,
+    SETTINGS,
     WHOLE,
     Golden,
     assert_gradients_agree,
     assert_losses_agree,
-    formula,
+    assert_people_agree,
+    assert_sampled,
+    assert_state_agrees,
+    embeddings_of,
     make_images,
     released_state,
-    sample,
     training_step,
 )
 
@@ -52,13 +53,8 @@ def model(golden, tmp_path_factory):
     )
     return load_model(
         path,
-        shorter_side=192,
-        longer_side=320,
-        score_threshold=0.0,
+        **SETTINGS,
         first_score_threshold=0.0,
-        rpn_post_nms_train=60,
-        rpn_batch_per_image=10**6,
-        roi_batch_per_image=10**6,
         freeze=True,
     )
 
@@ -72,12 +68,7 @@ def found(golden, model):
 
 @pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole outputs are not beside this checkout")
 def test_what_is_kept_is_a_sample_of_the_whole():
-    whole, kept = np.load(WHOLE / "seqnet.npz"), np.load(SAMPLES / "seqnet.npz")
-    assert {*whole} - {*kept} == {"rgb", "lut", "cq_tail"}
-    assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
-    assert np.array_equal(whole["lut"], formula().table(20, 256))
-    assert np.array_equal(whole["cq_tail"], formula().table(QUEUE_ROWS, 256, 6))
-    assert all(np.array_equal(picture, rgb) for picture, rgb in zip(make_images(), whole["rgb"], strict=True))
+    assert_sampled("seqnet", make_images(), left_out={"rgb", "lut", "cq_tail"})
 
 
 def test_a_released_checkpoint_is_recognised_by_its_contents(model):
@@ -90,11 +81,7 @@ def test_a_released_checkpoint_is_recognised_by_its_contents(model):
 
 def test_detections_and_query_embeddings_agree(golden, found):
     for i, result in enumerate(found):
-        people, queries = result.detections, torch.stack([person.embedding for person in result.given])
-        assert golden.relative(f"det{i}_boxes", people.boxes) < 1e-4
-        assert golden.difference(f"det{i}_scores", people.scores) < 1e-5
-        assert golden.relative(f"det{i}_embeddings", people.embeddings * people.scores[:, None]) < 1e-4
-        assert golden.relative(f"query{i}_embeddings", queries) < 1e-4
+        assert_people_agree(golden, i, result.detections, embeddings_of(result))
 
 
 def test_the_people_beside_a_query_agree(golden, found):
@@ -145,11 +132,4 @@ def test_gradients_of_a_training_step_agree(golden, step):
 
 
 def test_tables_and_running_statistics_after_a_training_step_agree(golden, step):
-    """Batch normalisation over a few RoIs amplifies float32's rounding, as in ``test_golden``."""
-    _, _, state = step
-    for key in golden.below("after/"):
-        if "reid_loss" in key:
-            assert golden.difference(f"after/{key}", state[rename(key)]) < 1e-4, key
-        else:
-            assert golden.relative(f"after/{key}", state[rename(key)]) < 1e-4, key
-    assert int(state["reid_loss.queue_head"]) == int(golden["header_after"])
+    assert_state_agrees(golden, step[2], rename)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from golden_files import (
-    SAMPLES,
+    SETTINGS,
     WHOLE,
     Golden,
     assert_gradients_agree,
     assert_losses_agree,
-    formula,
-    layout,
+    assert_people_agree,
+    assert_sampled,
+    assert_statistics_agree,
+    embeddings_of,
+    in_their_order,
     make_images,
-    sample,
+    released_state,
     training_step,
 )
-from torchvision.ops import box_iou
 
 from person_search.checkpoints.loading import load_model
 from person_search.checkpoints.released_seqnext import rename
@@ -35,19 +36,9 @@ LOSSES = {
 }
 
 
-def released_state(name):
-    """What a checkpoint of the layout ``name`` holds."""
-    state = {}
-    for key, shape in layout(name).items():
-        drawn_as = key.replace("roi_heads.box_head.", "roi_heads.reid_head.")
-        if key.endswith("reid_loss.lut"):
-            value = formula().table(*shape)
-        elif key.endswith("reid_loss.cq"):
-            value = np.zeros(shape, np.float32)
-        else:
-            value = formula().tensor(drawn_as, shape)
-        state[key] = torch.from_numpy(np.asarray(value))
-    return state
+def drawn_as(key):
+    """The name by which a tensor was drawn."""
+    return key.replace("roi_heads.box_head.", "roi_heads.reid_head.")
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +47,17 @@ def golden():
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(golden, tmp_path_factory):
     path = tmp_path_factory.mktemp("released") / "epoch_29.pth"
-    torch.save({"model": released_state("seqnext"), "config": {"dataset": "cuhk"}, "epoch": 29}, path)
+    state = released_state("seqnext", golden, queue_rows=0, drawn_as=drawn_as)
+    torch.save({"model": state, "config": {"dataset": "cuhk"}, "epoch": 29}, path)
     model = load_model(
         path,
-        shorter_side=192,
-        longer_side=320,
-        score_threshold=0.0,
+        **SETTINGS | {"rpn_post_nms_train": 40},
         first_score_threshold=0.0,
         max_detections=100,
         first_max_detections=100,
         rpn_post_nms_test=100,
-        rpn_post_nms_train=40,
-        rpn_batch_per_image=10**6,
-        roi_batch_per_image=10**6,
         stochastic_depth=0.0,
         freeze=True,
     )
@@ -87,11 +74,7 @@ def found(golden, model):
 
 @pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole outputs are not beside this checkout")
 def test_what_is_kept_is_a_sample_of_the_whole():
-    whole, kept = np.load(WHOLE / "seqnext.npz"), np.load(SAMPLES / "seqnext.npz")
-    assert {*whole} - {*kept} == {"rgb", "lut"}
-    assert all(np.array_equal(kept[key], sample(whole[key])) for key in kept)
-    assert np.allclose(whole["lut"], formula().table(20, 2048), rtol=0, atol=1e-7)
-    assert all(np.array_equal(image, rgb) for image, rgb in zip(make_images(), whole["rgb"], strict=True))
+    assert_sampled("seqnext", make_images(), left_out={"rgb", "lut"})
 
 
 def test_a_released_checkpoint_is_recognised_by_its_contents(model):
@@ -109,15 +92,8 @@ def test_proposals_agree(golden, model):
 
 def test_detections_and_query_embeddings_agree(golden, found):
     for i, result in enumerate(found):
-        people, queries = result.detections, torch.stack([person.embedding for person in result.given])
-        assert golden.relative(f"query{i}_embeddings", queries) < 1e-4
-        # Scores differ by 1e-6 here and there, so that ranks say little.
-        overlap, order = box_iou(torch.from_numpy(golden[f"det{i}_boxes"]), people.boxes).max(1)
-        assert len(people) == len(overlap) == len(set(order.tolist()))
-        assert golden.relative(f"det{i}_boxes", people.boxes[order]) < 1e-4
-        assert golden.difference(f"det{i}_scores", people.scores[order]) < 1e-5
-        weighted = people.embeddings * people.scores[:, None]
-        assert golden.relative(f"det{i}_embeddings", weighted[order]) < 1e-4
+        people = in_their_order(golden, i, result.detections)
+        assert_people_agree(golden, i, people, embeddings_of(result))
 
 
 @pytest.fixture(scope="module")
@@ -138,5 +114,4 @@ def test_tables_and_running_statistics_after_a_training_step_agree(golden, step)
     _, _, state = step
     assert golden.difference("after/roi_heads.reid_loss.lut", state["reid_loss.lut"]) < 1e-5
     assert golden.difference("after/roi_heads.reid_loss.cq", state["reid_loss.queue"][:40]) < 1e-5
-    for key, norm in golden.below("bufnorm/").items():
-        assert float(state[rename(key)].norm()) == pytest.approx(float(norm), rel=1e-4), key
+    assert_statistics_agree(golden, state, rename)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from person_search.data.target import Target
-from person_search.models.backbones.backbone import Top
 from person_search.models.box_heads import (
     binary_classification_loss,
     box_loss,
@@ -17,14 +15,14 @@ from person_search.models.box_heads import (
 from person_search.models.embedding import Projection, norm_aware
 from person_search.models.method_settings import SeqNetSettings
 from person_search.models.proto_norm import prototypes
-from person_search.models.random_draws import Draw
 from person_search.models.reid_loss import identify
-from person_search.models.roi_sampling import DetectionSampler, SampledRois, enough_to_normalise
-from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
+from person_search.models.roi_sampling import SampledRois, enough_to_normalise
+from person_search.models.two_heads import TwoHeadModel
+from person_search.models.two_stage import FeatureMaps, ScoredRois
 from person_search.registry import losses as reid_losses
 
 
-class SeqNet(TwoStageModel):
+class SeqNet(TwoHeadModel):
     """Two heads, one after the other, each with its own top on the shared trunk::
 
         proposals -> detection_top -> person? where?   -> NMS -> boxes
@@ -36,28 +34,21 @@ class SeqNet(TwoStageModel):
 
     Settings = SeqNetSettings
     config: SeqNetSettings
-    cut = "layer3"
     freezes_norms = False
-    tops = ("detection_top", "top")
-    detection_top: Top
-    min_side = 0.01
 
     def __init__(self, config: SeqNetSettings, num_identities: int, *, load_weights: bool = True):
         super().__init__(config, num_identities, load_weights=load_weights)
         channels = self.level_channels["C5"]
-        self.cls_score = nn.Linear(channels, 2)
-        self.bbox_pred = nn.Linear(channels, 8)
         self.refined_bbox_pred = normalised_box_layer(channels)
         self.projection = Projection(self.level_channels, bias=True, bn_std=0.01, norm=config.embedding.norm)
         self.rescaler = nn.BatchNorm1d(1)
         self.reid_loss = reid_losses.get(config.loss.name)(256, num_identities, config.loss)
-        self.sample_detections = DetectionSampler(config.rois, self.box_coder, Draw.LATER_ROIS)
 
     def roi_losses(
         self, features: FeatureMaps, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
     ) -> dict[str, Tensor]:
         """Classification and box loss of the first head; classification by length, box and re-ID loss of the second."""
-        logits, deltas = self._detect(features, [rois.boxes for rois in sampled])
+        logits, deltas = self.detect(features, [rois.boxes for rois in sampled])
         found = self.sample_detections(self.moved_rois(features, sampled, deltas), targets)
         found = enough_to_normalise(found, self.projection, self.rescaler)
         pooled = self.pool(self.align(features, [rois.boxes for rois in found]))
@@ -76,25 +67,11 @@ class SeqNet(TwoStageModel):
 
     def score_rois(self, features: FeatureMaps, proposals: list[Tensor]) -> ScoredRois:
         """The people that the first head finds, with its scores, and how the second moves their boxes."""
-        logits, deltas = self._detect(features, proposals)
-        found = self.people(features, ScoredRois(proposals, logits.softmax(1)[:, 1], deltas), self.config.first)
+        found = self.detected(features, proposals)
         boxes = [people.boxes for people in found]
         pooled = self.pool(self.align(features, boxes))
         scores = torch.cat([people.scores for people in found])
         return ScoredRois(boxes, scores, self.refined_bbox_pred(pooled["C5"]).float(), pooled)
-
-    def embed_pooled(self, pooled: dict[str, Tensor]) -> Tensor:
-        """The direction of the norm-aware embedding."""
-        return F.normalize(self.projection(pooled), dim=1)
-
-    def reid_parameters(self) -> list[nn.Parameter]:
-        """None of its own but a softmax loss's classifier."""
-        return list(self.reid_loss.parameters())
-
-    def _detect(self, features: FeatureMaps, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The first head: (R, 2) logits and (R, 8) deltas."""
-        hidden = self.detection_top(self.align(features, boxes)).amax((2, 3))
-        return self.cls_score(hidden).float(), self.bbox_pred(hidden).float()
 
     def _embed(self, pooled: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(n, 256) directions and (n,) person logits."""

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from person_search.data.target import Target
-from person_search.models.backbones.backbone import Top
 from person_search.models.box_heads import binary_classification_loss, box_loss, softmax_classification_loss
 from person_search.models.embedding import SingleRowProjection
 from person_search.models.method_settings import SeqNeXtSettings
 from person_search.models.proto_norm import prototypes
-from person_search.models.random_draws import Draw
 from person_search.models.reid_loss import identify
-from person_search.models.roi_sampling import DetectionSampler, SampledRois, enough_to_normalise
-from person_search.models.two_stage import FeatureMaps, ScoredRois, TwoStageModel
+from person_search.models.roi_sampling import SampledRois, enough_to_normalise
+from person_search.models.two_heads import TwoHeadModel
+from person_search.models.two_stage import FeatureMaps, ScoredRois
 from person_search.registry import losses as reid_losses
 
 
-class SeqNeXt(TwoStageModel):
+class SeqNeXt(TwoHeadModel):
     """Two heads, one after the other, each with its own top on the shared trunk::
 
         proposals -> detection_top -> person? where?                -> NMS -> boxes
@@ -34,23 +32,16 @@ class SeqNeXt(TwoStageModel):
 
     Settings = SeqNeXtSettings
     config: SeqNeXtSettings
-    cut = "layer3"
-    tops = ("detection_top", "top")
-    detection_top: Top
-    min_side = 0.01
 
     def __init__(self, config: SeqNeXtSettings, num_identities: int, *, load_weights: bool = True):
         super().__init__(config, num_identities, load_weights=load_weights)
         channels = self.level_channels["C5"]
-        self.cls_score = nn.Linear(channels, 2)
-        self.bbox_pred = nn.Linear(channels, 8)
         self.refined_cls_score = nn.Linear(channels, 1)
         self.refined_bbox_pred = nn.Linear(channels, 4)
         self.projection = SingleRowProjection(
             self.level_channels, size=config.embedding_size, bias=True, bn_std=0.01, norm=config.embedding.norm
         )
         self.reid_loss = reid_losses.get(config.loss.name)(config.embedding_size, num_identities, config.loss)
-        self.sample_detections = DetectionSampler(config.rois, self.box_coder, Draw.LATER_ROIS)
 
     def freeze_backbone(self) -> None:
         """The first layer, all batch normalisations, and a ResNet's first stage."""
@@ -62,7 +53,7 @@ class SeqNeXt(TwoStageModel):
         self, features: FeatureMaps, proposals: list[Tensor], sampled: list[SampledRois], targets: list[Target]
     ) -> dict[str, Tensor]:
         """Classification and box loss of the first head; classification, box and re-ID loss of the second."""
-        logits, deltas = self._detect(features, [rois.boxes for rois in sampled])
+        logits, deltas = self.detect(features, [rois.boxes for rois in sampled])
         found = self.sample_detections(self.moved_rois(features, sampled, deltas), targets)
         found = enough_to_normalise(found, self.projection)
         pooled = self.pool(self.align(features, [rois.boxes for rois in found]))
@@ -81,25 +72,11 @@ class SeqNeXt(TwoStageModel):
 
     def score_rois(self, features: FeatureMaps, proposals: list[Tensor]) -> ScoredRois:
         """The people that the first head finds; what the second head says of them, and how it moves their boxes."""
-        logits, deltas = self._detect(features, proposals)
-        found = self.people(features, ScoredRois(proposals, logits.softmax(1)[:, 1], deltas), self.config.first)
+        found = self.detected(features, proposals)
         boxes = [people.boxes for people in found]
         pooled = self.pool(self.align(features, boxes))
         person, refined = self._refine(pooled)
         return ScoredRois(boxes, person.sigmoid(), refined, pooled)
-
-    def embed_pooled(self, pooled: dict[str, Tensor]) -> Tensor:
-        """(n, D) of unit length."""
-        return F.normalize(self.projection(pooled), dim=1)
-
-    def reid_parameters(self) -> list[nn.Parameter]:
-        """None of its own but a softmax loss's classifier."""
-        return list(self.reid_loss.parameters())
-
-    def _detect(self, features: FeatureMaps, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The first head: (R, 2) logits and (R, 8) deltas."""
-        hidden = self.detection_top(self.align(features, boxes)).amax((2, 3))
-        return self.cls_score(hidden).float(), self.bbox_pred(hidden).float()
 
     def _refine(self, pooled: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The second head: (R,) logits and (R, 4) deltas."""
