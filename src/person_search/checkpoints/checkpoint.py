@@ -7,15 +7,16 @@ import logging
 import pickle
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from person_search.checkpoints.origin import Origin
 from person_search.checkpoints.torch_files import PickledCodeError, check_torch_file, damaged
-from person_search.config import MethodSettings, read_method_settings
+from person_search.config import EvaluationConfig, MethodSettings, read_method_settings
 from person_search.errors import CheckpointError, UsageError
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.registry import losses
@@ -42,6 +43,9 @@ class Checkpoint:
         training: what else a run needs to continue (plain values and tensors); None in a file only for use.
         data: what is remembered of the scenes that it was trained on; None where it is not known, as in files of
             version 0.1.0.
+        evaluation: settings of the evaluation, by name, that its published numbers were taken with and that are not
+            the defaults; they hold where nobody says otherwise.
+        origin: of another project's file, which one it is and what the tensors are called there.
     """
 
     model_config: MethodSettings
@@ -49,6 +53,8 @@ class Checkpoint:
     model: dict[str, Tensor]
     training: dict[str, Any] | None = None
     data: dict[str, Any] | None = None
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
 
 
 def epoch_name(epoch: int) -> str:
@@ -70,6 +76,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "model": dict(checkpoint.model),
         "training": checkpoint.training,
         "data": checkpoint.data,
+        "evaluation": checkpoint.evaluation,
     }
     try:
         with atomic_write(path) as file:
@@ -108,7 +115,15 @@ def as_checkpoint(contents: Any, path: Path) -> Checkpoint:
         state = contents["model"]
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("model is no dict of tensors")
-        return Checkpoint(config, int(contents["num_identities"]), state, contents["training"], contents.get("data"))
+        evaluation = EvaluationConfig.model_validate(contents.get("evaluation", {}))
+        return Checkpoint(
+            config,
+            int(contents["num_identities"]),
+            state,
+            contents["training"],
+            contents.get("data"),
+            {key: getattr(evaluation, key) for key in evaluation.model_fields_set},
+        )
     except UsageError as error:
         raise CheckpointError(f"this version cannot read all settings of {error}") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -201,11 +216,15 @@ def load_model_state(model: PersonSearchModel, checkpoint: Checkpoint, path: Pat
             f"checkpoint '{path}' was trained on {checkpoint.num_identities} identities, the data has "
             f"{model.num_identities}; use the data it was trained on"
         )
-    difference = _other_method(model, checkpoint) or _first_difference(model.state_dict(), checkpoint.model)
+    difference = _other_method(model, checkpoint) or _first_difference(
+        model.state_dict(), checkpoint.model, checkpoint.origin
+    )
     if difference:
+        taken_for = f" was taken for {checkpoint.origin} and" if checkpoint.origin else ""
+        advice = "it may be of another version of that project" if checkpoint.origin else "use its own settings"
         raise CheckpointError(
-            f"checkpoint '{path}' does not fit this model of the method '{model.config.method}': {difference}; use its "
-            "own settings"
+            f"checkpoint '{path}'{taken_for} does not fit this model of the method '{model.config.method}': "
+            f"{difference}; {advice}"
         )
     check_finite(checkpoint.model, f"checkpoint '{path}' is broken")
     model.load_state_dict(checkpoint.model)
@@ -222,7 +241,7 @@ def start_from(model: PersonSearchModel, checkpoint: Checkpoint, path: Path) -> 
     other = _other_method(model, checkpoint)
     state = model.weights_from(checkpoint.model_config.method, checkpoint.model) if other else checkpoint.model
     given = {name: value for name, value in (state or {}).items() if name not in own}
-    difference = other if state is None else _first_difference(wanted, given)
+    difference = other if state is None else _first_difference(wanted, given, None if other else checkpoint.origin)
     if difference:
         raise CheckpointError(f"cannot start from checkpoint '{path}': {difference}; use its model settings")
     check_finite(given, f"cannot start from checkpoint '{path}'")
@@ -241,14 +260,18 @@ def _other_method(model: PersonSearchModel, checkpoint: Checkpoint) -> str | Non
     return f"it is of the method '{found}', the model of '{wanted}'" if found != wanted else None
 
 
-def _first_difference(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> str | None:
+def _first_difference(wanted: dict[str, Tensor], given: dict[str, Tensor], origin: Origin | None = None) -> str | None:
+    def named(ours: str) -> str:
+        theirs = origin.name_in_file(ours) if origin else ours
+        return f"'{ours}'" if theirs == ours else f"'{theirs}' (here '{ours}')"
+
     for name, value in wanted.items():
         if name not in given:
-            return f"it lacks '{name}'"
+            return f"it lacks {named(name)}, of shape {tuple(value.shape)}"
         if given[name].shape != value.shape:
-            return f"'{name}' is {tuple(given[name].shape)}, the model wants {tuple(value.shape)}"
+            return f"{named(name)} is {tuple(given[name].shape)}, the model wants {tuple(value.shape)}"
     extra = next((name for name in given if name not in wanted), None)
-    return f"the model has no '{extra}'" if extra else None
+    return f"the model has no {named(extra)}, which is {tuple(given[extra].shape)} in the file" if extra else None
 
 
 def _epoch_of(path: Path) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from person_search.checkpoints import (
     released_seqnet,
     released_seqnext,
 )
+from person_search.checkpoints.archives import archive_of, as_file, find_member, named, unpacked
 from person_search.checkpoints.checkpoint import (
     BEST,
     FORMAT,
@@ -29,6 +32,7 @@ from person_search.checkpoints.checkpoint import (
 )
 from person_search.checkpoints.inert_pickle import load_inert
 from person_search.checkpoints.model_id import model_id
+from person_search.checkpoints.origin import Layout, origin_of
 from person_search.checkpoints.torch_files import PickledCodeError
 from person_search.config import MethodSettings, method_settings, override
 from person_search.errors import CheckpointError
@@ -36,16 +40,30 @@ from person_search.models.building import build_model
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.runtime.processes import usable_device
 
-RELEASED = (released, released_seqnet, released_nae4ps, released_seqnext, released_oimnetpp, released_coat)
+RELEASED: tuple[Layout, ...] = (
+    released,
+    released_seqnet,
+    released_nae4ps,
+    released_seqnext,
+    released_oimnetpp,
+    released_coat,
+)
 """The layouts of other projects' checkpoints, a module each."""
+WRAPPERS = ("model", "state_dict", "detector")
+"""Keys under which a file has its tensors, one within the other."""
+SHOWN = 5
+"""Names that an error shows of what a file holds."""
+
+log = logging.getLogger(__name__)
 
 
 def load_model(path: str | Path, *, device: str | torch.device = "cpu", **overrides: Any) -> PersonSearchModel:
     """A trained model in evaluation mode.
 
     Args:
-        path: checkpoint of this package, or one that the reference implementation of the baseline released
-            (recognised by its contents); a run folder means its best, else its last, checkpoint.
+        path: checkpoint of this package, or one that another project released (recognised by its contents); a run
+            folder means its best, else its last, checkpoint. One in an archive is named as if that were a folder,
+            ``logs.tar.gz/some/folder/checkpoint.pth``, or by the archive alone where it is the only one there.
         device: where to put it, as torch names devices: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         overrides: model settings by their flat names, such as ``shorter_side``, ``longer_side``,
             ``score_threshold``.
@@ -54,7 +72,10 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu", **overri
         CheckpointError: the file is missing, damaged, refused, or does not fit the settings.
         UsageError: an override that is no model setting, or out of range; a device that this machine does not have.
     """
-    return load_stored(path, device=device, **overrides).model
+    stored = load_stored(path, device=device, **overrides)
+    if stored.origin is not None:
+        log.info("%s", stored.origin)
+    return stored.model
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +87,17 @@ class StoredModel:
         file: the checkpoint file.
         config: the model's settings as the file has them.
         data: what the file remembers of the scenes that the model was trained on, or None.
+        evaluation: settings of the evaluation, by name, that the model's published numbers were taken with, where
+            these are not the defaults.
+        origin: of another project's file, what it was taken for, in one line; else None.
     """
 
     model: PersonSearchModel
     file: Path
     config: MethodSettings
     data: dict[str, Any] | None = None
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    origin: str | None = None
 
     @cached_property
     def model_id(self) -> str:
@@ -87,13 +113,24 @@ def load_stored(path: str | Path, *, device: str | torch.device = "cpu", **overr
     config = override(checkpoint.model_config, overrides)
     model = build_model(config, checkpoint.num_identities, load_weights=False)
     load_model_state(model, checkpoint, file)
-    return StoredModel(model.eval().to(device), file, checkpoint.model_config, checkpoint.data)
+    origin = checkpoint.origin and checkpoint.origin.describe(checkpoint.model_config, checkpoint.num_identities)
+    return StoredModel(
+        model.eval().to(device),
+        file,
+        checkpoint.model_config,
+        checkpoint.data,
+        checkpoint.evaluation,
+        f"'{file}' is {origin}" if origin else None,
+    )
 
 
 def find_checkpoint(path: Path) -> Path:
-    """``path`` itself or, for a run folder, its best or else its last checkpoint. Raises CheckpointError."""
+    """``path`` itself, for a run folder its best or else its last checkpoint, for an archive the only one in it.
+
+    Raises CheckpointError.
+    """
     if not path.is_dir():
-        return path
+        return path if archive_of(path) is None else find_member(path)
     for name in (BEST, LAST):
         if (path / name).exists():
             return path / name
@@ -101,34 +138,93 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint of this package or of the reference, in our names. Nothing in the file is executed.
+    """A checkpoint of this package or of another project, in our names. Nothing in the file is executed.
 
     Raises CheckpointError that says what is wrong with the file.
     """
+    with as_file(path) as file:
+        return _open(file, path)
+
+
+def select_member(archive: Path, accept: Callable[[Checkpoint], bool]) -> Path:
+    """The one checkpoint in ``archive`` that ``accept`` takes, as a path for ``open_checkpoint``.
+
+    For archives of which it is known what is in them, but not under which names. Raises CheckpointError where
+    ``accept`` takes none or several.
+    """
+    taken: list[str] = []
+    others: list[str] = []
+    for name, file in unpacked(archive):
+        try:
+            accepted = accept(_open(file, archive / name))
+        except CheckpointError as error:
+            log.info("%s", error)
+            accepted = False
+        (taken if accepted else others).append(name)
+    if len(taken) == 1:
+        return archive / taken[0]
+    if taken:
+        raise CheckpointError(
+            f"archive '{archive}' holds {len(taken)} such checkpoints, {named(taken)}; name one of them"
+        )
+    held = f"it holds {named(others)}" if others else "it holds none at all"
+    raise CheckpointError(f"archive '{archive}' holds no such checkpoint; {held}")
+
+
+def _open(file: Path, path: Path) -> Checkpoint:
+    """The checkpoint in ``file``, which errors call ``path``."""
     try:
-        contents = read_tensors(path)
-    except PickledCodeError:
-        contents = load_inert(path)
+        try:
+            contents = read_tensors(file)
+        except PickledCodeError:
+            contents = load_inert(file)
+    except CheckpointError as error:
+        # A copy of what lies in an archive has a name that says nothing.
+        raise CheckpointError(str(error).replace(str(file), str(path))) from None
     if isinstance(contents, dict) and contents.get("format") == FORMAT:
         return as_checkpoint(contents, path)
-    state = _state_of(contents)
+    state, keys = _state_of(contents)
     layout = next((layout for layout in RELEASED if layout.is_released(state)), None)
     if layout is None:
-        raise CheckpointError(f"'{path}' holds neither a {FORMAT} nor a released checkpoint of a known layout")
+        known = ", ".join(f"{layout.PROJECT} ({layout.PAPER})" for layout in RELEASED)
+        raise CheckpointError(
+            f"'{path}' holds neither a {FORMAT} nor a released checkpoint of a known layout: {_found(contents, state, keys)}"
+            f"; known are checkpoints of {known}"
+        )
+    held = contents.get("config") if keys else None
     try:
-        settings = layout.recognise(state)
+        settings = layout.recognise(state, held if isinstance(held, dict) else {})
+        evaluation = layout.evaluation_settings(settings)
         identities = settings.pop("num_identities")
         converted = layout.convert(state)
+        origin = origin_of(layout, state)
     except CheckpointError as error:
-        raise CheckpointError(f"checkpoint '{path}': {error}") from None
-    return Checkpoint(method_settings(weights="none", **settings), identities, converted)
+        raise CheckpointError(f"checkpoint '{path}' of {layout.PROJECT} ({layout.PAPER}): {error}") from None
+    config = method_settings(weights="none", **settings)
+    return Checkpoint(config, identities, converted, evaluation=evaluation, origin=origin)
 
 
-def _state_of(contents: Any) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, under ``model``, ``state_dict``, ``detector`` or by themselves; {} without."""
-    for key in ("model", "state_dict", "detector"):
+def _state_of(contents: Any) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a checkpoint and the keys that they lie under; {} where there are none, or other things too."""
+    keys = []
+    for key in WRAPPERS:
         if isinstance(contents, dict) and isinstance(contents.get(key), dict):
             contents = contents[key]
+            keys.append(key)
     if isinstance(contents, dict) and all(isinstance(value, Tensor) for value in contents.values()):
-        return {name.removeprefix("module."): value for name, value in contents.items()}
-    return {}
+        return {str(name).removeprefix("module."): value for name, value in contents.items()}, keys
+    return {}, keys
+
+
+def _found(contents: Any, state: dict[str, Tensor], keys: list[str]) -> str:
+    """What an unknown file holds, in words."""
+    if state:
+        under = f" under '{'.'.join(keys)}'" if keys else ""
+        names = [f"'{name}' {tuple(value.shape)}" for name, value in list(state.items())[:SHOWN]]
+        return f"it has {len(state)} tensors{under}, such as {', '.join(names)}"
+    if not isinstance(contents, dict):
+        return f"it has a {type(contents).__name__}, expected a dict of tensors"
+    if not contents:
+        return "it is empty"
+    listed = ", ".join(repr(key) for key in list(contents)[:SHOWN])
+    return f"it has {listed}, but no dict of tensors, by itself or under {', '.join(map(repr, WRAPPERS))}"

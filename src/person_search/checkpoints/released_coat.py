@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from person_search.checkpoints.torchvision_names import NETWORK, Rules, ready, renamed, table_sizes
+from person_search.checkpoints.torchvision_names import (
+    NETWORK,
+    NOTHING,
+    Rules,
+    anchor_sizes,
+    ready,
+    renamed,
+    table_sizes,
+    taken,
+)
 from person_search.errors import CheckpointError
 
+PROJECT, PAPER = "COAT", "Yu et al., CVPR 2022"
 ALIASES: tuple[tuple[str, str], ...] = (
     (r"^roi_heads\.box_head\.", "roi_heads.box_head_1st."),
     (r"^roi_heads\.box_predictor\.", "roi_heads.box_predictor_2nd."),
@@ -74,29 +84,34 @@ def rename(name: str) -> str | None:
         for pattern, replacement in WITHIN:
             inner = re.sub(pattern, replacement, inner)
     try:
-        return renamed(inner, RENAMES, "COAT")
+        return renamed(inner, RENAMES, PROJECT)
     except CheckpointError:
         raise CheckpointError(f"tensor '{name}' is none of COAT's") from None
 
 
-def is_released(state: dict[str, Any]) -> bool:
+def names(state: dict[str, Tensor]) -> dict[str, str | None]:
+    """``rename`` for all of a state dict."""
+    return {name: rename(name) for name in state}
+
+
+def is_released(state: Mapping[str, Any]) -> bool:
     """Whether these are the tensor names of such a checkpoint."""
     return any(name.startswith("roi_heads.box_head_2nd.") for name in state)
 
 
-def recognise(state: dict[str, Tensor]) -> dict[str, Any]:
+def recognise(state: dict[str, Tensor], held: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
     """Model settings that a released state dict shows, and ``num_identities``.
 
     The softmax classifiers that helped in training are in no such file. Raises CheckpointError where it shows none.
     """
-    second, third = (table_sizes(state, "COAT", f"reid_loss_{head}") for head in HEADS)
+    second, third = (table_sizes(state, PROJECT, f"reid_loss_{head}") for head in HEADS)
     if second != third:
         raise CheckpointError(
             "it looks like COAT, but the tables of 'roi_heads.reid_loss_2nd' have "
             f"{second['num_identities']} identities and a queue of {second['oim_queue']}, those of "
             f"'roi_heads.reid_loss_3rd' {third['num_identities']} and {third['oim_queue']}; expected the same"
         )
-    return {"method": "coat", "softmax_weight": 0, **second}
+    return {"method": "coat", "softmax_weight": 0, **anchor_sizes(state, 5, 3, PROJECT), **second}
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -104,18 +119,9 @@ def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Raises CheckpointError for a strange name, and for two names of one tensor that hold different ones.
     """
-    converted: dict[str, Tensor] = {}
-    first: dict[str, str] = {}
-    for name, value in state.items():
-        ours = rename(name)
-        if ours is None:
-            continue
-        if ours in converted and not _same(converted[ours], value):
-            raise CheckpointError(f"it looks like COAT, but '{first[ours]}' and '{name}', one tensor, differ")
-        converted[ours] = value
-        first.setdefault(ours, name)
-    return ready(converted, [f"{head}.reid_loss" for head in HEADS.values()])
+    return ready(taken(state, names(state), PROJECT), [f"{head}.reid_loss" for head in HEADS.values()])
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+def evaluation_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Embeddings count times their scores, and every picture is looked at by itself."""
+    return {"cws": True, "same_size_batches": True}

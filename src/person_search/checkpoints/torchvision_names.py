@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from person_search.errors import CheckpointError
 Rules = Sequence[tuple[str, str]]
 """Patterns of released names, and the beginning of ours that takes the place of what they match; the first counts."""
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""The settings beside the tensors of a file that has none."""
 NETWORK: Rules = (
     (r"^backbone\.", "trunk."),
     # torchvision renamed this layer in version 0.13.
@@ -55,3 +59,49 @@ def ready(converted: dict[str, Tensor], losses: Sequence[str] = ("reid_loss",)) 
     """The tensors in float32, and where the queues of ``losses`` go on: at the start, for no such file says where."""
     whole = {name: value.float() if value.is_floating_point() else value for name, value in converted.items()}
     return whole | {f"{loss}.queue_head": torch.zeros((), dtype=torch.int64) for loss in losses}
+
+
+def taken(state: dict[str, Tensor], names: Mapping[str, str | None], project: str) -> dict[str, Tensor]:
+    """The tensors by our names, as ``names`` gives them for those in the file, those that are not used left out.
+
+    Raises CheckpointError for two names of one tensor that hold different ones.
+    """
+    found: dict[str, Tensor] = {}
+    first: dict[str, str] = {}
+    for theirs, ours in names.items():
+        if ours is None:
+            continue
+        if ours in found and not _same(found[ours], state[theirs]):
+            raise CheckpointError(
+                f"it looks like {project}, but '{first[ours]}' and '{theirs}', one tensor, differ; its project writes "
+                "the same under both names"
+            )
+        found[ours] = state[theirs]
+        first.setdefault(ours, theirs)
+    return found
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+ANCHOR_SIZES: dict[int, tuple[float, ...]] = {3: (8.0, 16.0, 32.0), 5: (32.0, 64.0, 128.0, 256.0, 512.0)}
+"""Sizes that these projects use, by how many there are: the sizes themselves are in no file."""
+
+
+def anchor_sizes(state: dict[str, Tensor], usual: int, ratios: int, project: str) -> dict[str, Any]:
+    """``anchor_sizes`` where the file has another number of them, for each of ``ratios``, than is ``usual``.
+
+    Raises CheckpointError for a number that no project uses.
+    """
+    scores = state.get("rpn.head.cls_logits.weight", state.get("RPN.head.cls_logits.weight"))
+    if scores is None or scores.ndim == 0:
+        # That it is missing is found where all tensors are compared.
+        return {}
+    known = {size * ratios: sizes for size, sizes in ANCHOR_SIZES.items()}
+    if len(scores) not in known:
+        raise CheckpointError(
+            f"it looks like {project}, but its RPN has {len(scores)} anchors per cell; known are "
+            f"{' and '.join(map(str, known))}"
+        )
+    return {} if len(scores) == usual * ratios else {"anchor_sizes": known[len(scores)]}
