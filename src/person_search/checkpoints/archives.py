@@ -84,8 +84,8 @@ def find_member(path: Path) -> Path:
     if not found:
         raise CheckpointError(f"archive '{archive}' holds no checkpoint '{inside}'; it holds {named(checkpoints)}")
     raise CheckpointError(
-        f"archive '{archive}' holds {len(found)} checkpoints{f' in {inside!r}' if inside else ''}, {named(found)}; name "
-        f"one as if the archive were a folder: '{archive / found[0]}'"
+        f"archive '{archive}' holds {len(found)} checkpoints{f' in {inside!r}' if inside else ''}, {named(found)}; "
+        f"name one as if the archive were a folder: '{archive / found[0]}'"
     )
 
 
@@ -282,8 +282,8 @@ def _errors_of(archive: Path) -> Iterator[None]:
 
 def _damaged(archive: Path) -> CheckpointError:
     return CheckpointError(
-        f"archive '{archive}' is cut short or damaged, or no archive of files; fetch it again, or unpack it yourself and "
-        "give the checkpoint in it"
+        f"archive '{archive}' is cut short or damaged, or no archive of files; fetch it again, or unpack it yourself "
+        "and give the checkpoint in it"
     )
 
 

@@ -32,7 +32,7 @@ from person_search.checkpoints.checkpoint import (
 )
 from person_search.checkpoints.inert_pickle import load_inert
 from person_search.checkpoints.model_id import model_id
-from person_search.checkpoints.origin import Layout, origin_of
+from person_search.checkpoints.origin import Layout, called, origin_of
 from person_search.checkpoints.torch_files import PickledCodeError
 from person_search.config import MethodSettings, method_settings, override
 from person_search.errors import CheckpointError
@@ -186,10 +186,10 @@ def _open(file: Path, path: Path) -> Checkpoint:
     state, keys = _state_of(contents)
     layout = next((layout for layout in RELEASED if layout.is_released(state)), None)
     if layout is None:
-        known = ", ".join(f"{layout.PROJECT} ({layout.PAPER})" for layout in RELEASED)
+        known = ", ".join(map(called, RELEASED))
         raise CheckpointError(
-            f"'{path}' holds neither a {FORMAT} nor a released checkpoint of a known layout: {_found(contents, state, keys)}"
-            f"; known are checkpoints of {known}"
+            f"'{path}' holds neither a {FORMAT} nor a released checkpoint of a known layout: "
+            f"{_found(contents, state, keys)}; known are those of {known}"
         )
     held = contents.get("config") if keys else None
     try:
@@ -199,7 +199,7 @@ def _open(file: Path, path: Path) -> Checkpoint:
         converted = layout.convert(state)
         origin = origin_of(layout, state)
     except CheckpointError as error:
-        raise CheckpointError(f"checkpoint '{path}' of {layout.PROJECT} ({layout.PAPER}): {error}") from None
+        raise CheckpointError(f"checkpoint '{path}' was taken for {called(layout)}: {error}") from None
     config = method_settings(weights="none", **settings)
     return Checkpoint(config, identities, converted, evaluation=evaluation, origin=origin)
 

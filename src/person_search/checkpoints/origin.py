@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -67,8 +66,8 @@ class Origin:
         """What the file calls the tensor ``ours``, or would call it, as far as its other names tell; else ``ours``."""
         if ours in self.names:
             return self.names[ours]
-        for beside in sorted(self.names, key=lambda other: -len(commonprefix([ours, other]))):
-            start = len(commonprefix([ours, beside]))
+        for beside in sorted(self.names, key=lambda other: -_common(ours, other)):
+            start = _common(ours, beside)
             theirs, end = self.names[beside], beside[start:]
             guess = theirs.removesuffix(end) + ours[start:]
             if theirs.endswith(end) and self._is_called(guess, ours):
@@ -96,7 +95,17 @@ class Origin:
         return f"{self}: {'; '.join(parts)}"
 
     def __str__(self) -> str:
-        return f"a checkpoint of {self.layout.PROJECT} ({self.layout.PAPER})"
+        return f"a checkpoint of {called(self.layout)}"
+
+
+def called(layout: Layout) -> str:
+    """A project and its paper."""
+    return f"{layout.PROJECT} ({layout.PAPER})"
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two names begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def origin_of(layout: Layout, state: dict[str, Tensor]) -> Origin:

@@ -101,7 +101,7 @@ def recognise(state: dict[str, Tensor], held: Mapping[str, Any] = NOTHING) -> di
         "levels": levels,
         "reid_loss": "softmax" if queue is None else "oim",
         **({} if queue is None else {"oim_queue": queue}),
-        **anchor_sizes(state, 5 if method == "nae" else 3, 2, PROJECT),
+        **anchor_sizes(state, 5 if method == "nae" else 3, 2),
         "num_identities": identities[0],
     }
 

@@ -111,7 +111,7 @@ def recognise(state: dict[str, Tensor], held: Mapping[str, Any] = NOTHING) -> di
             f"{second['num_identities']} identities and a queue of {second['oim_queue']}, those of "
             f"'roi_heads.reid_loss_3rd' {third['num_identities']} and {third['oim_queue']}; expected the same"
         )
-    return {"method": "coat", "softmax_weight": 0, **anchor_sizes(state, 5, 3, PROJECT), **second}
+    return {"method": "coat", "softmax_weight": 0, **anchor_sizes(state, 5, 3), **second}
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ def recognise(state: dict[str, Tensor], held: Mapping[str, Any] = NOTHING) -> di
         )
     method, title = ("nae4ps", "NAE") if last.ndim == 2 else ("nae-plus", "NAE+")
     levels = ("C4", "C5") if PROJECTOR.format(4) in state else ("C5",)
-    return {"method": method, "levels": levels, **anchor_sizes(state, 5, 3, title), **table_sizes(state, title)}
+    return {"method": method, "levels": levels, **anchor_sizes(state, 5, 3), **table_sizes(state, title)}
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:

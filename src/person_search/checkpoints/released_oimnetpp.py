@@ -59,7 +59,7 @@ def recognise(state: dict[str, Tensor], held: Mapping[str, Any] = NOTHING) -> di
     Without a norm behind the projection it is the strong OIM of the same code. OIMNet+++ leaves the same tensors as
     OIMNet++, and in test computes the same. Raises CheckpointError where tables are missing.
     """
-    sizes = {**anchor_sizes(state, 3, 3, PROJECT), **table_sizes(state, PROJECT)}
+    sizes = {**anchor_sizes(state, 3, 3), **table_sizes(state, PROJECT)}
     if NORM + "weight" in state:
         raise CheckpointError(f"it looks like {PROJECT}, but the norm of its projection has a weight '{NORM}weight'")
     if NORM + "running_mean" in state:

@@ -50,7 +50,7 @@ def recognise(state: dict[str, Tensor], held: Mapping[str, Any] = NOTHING) -> di
 
     Raises CheckpointError where it shows none.
     """
-    return {"method": "seqnet", **anchor_sizes(state, 5, 3, PROJECT), **table_sizes(state, PROJECT)}
+    return {"method": "seqnet", **anchor_sizes(state, 5, 3), **table_sizes(state, PROJECT)}
 
 
 def convert(state: dict[str, Tensor]) -> dict[str, Tensor]:

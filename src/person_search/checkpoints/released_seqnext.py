@@ -103,7 +103,7 @@ def recognise(state: dict[str, Tensor], held: Mapping[str, Any] = NOTHING) -> di
         "method": "seqnext",
         "backbone": _backbone(state),
         "embedding_size": state["roi_heads.reid_loss.lut"].shape[1],
-        **anchor_sizes(state, 5, 3, PROJECT),
+        **anchor_sizes(state, 5, 3),
         **_gallery_filter(state),
         **sizes,
         **_held_settings(state, held),
@@ -167,9 +167,10 @@ def _held_settings(state: dict[str, Tensor], held: Mapping[str, Any]) -> dict[st
         says = {**_gallery_filter(state), "gfn_fusion": "se", **found}
         fuses = says["gfn_objective"] == "combined" and says["gfn_fusion"] != "identity"
         if fuses != _fuses(state):
+            said = ", ".join(f"{key} {held[key]!r}" for key in ("gfn_mode", "gfn_activation_mode") if key in held)
             raise CheckpointError(
-                f"its settings say {', '.join(f'{key} {held[key]!r}' for key in list(HELD)[:2] if key in held)}, but it "
-                f"holds {'no' if fuses else 'a'} normalisation of what a query sees of a scene, 'gfn.fuser.norm.'"
+                f"its settings say {said}, but it holds {'no' if fuses else 'a'} normalisation of what a query sees of "
+                "a scene, 'gfn.fuser.norm.'"
             )
     return found
 

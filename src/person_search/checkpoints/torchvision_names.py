@@ -89,19 +89,9 @@ ANCHOR_SIZES: dict[int, tuple[float, ...]] = {3: (8.0, 16.0, 32.0), 5: (32.0, 64
 """Sizes that these projects use, by how many there are: the sizes themselves are in no file."""
 
 
-def anchor_sizes(state: dict[str, Tensor], usual: int, ratios: int, project: str) -> dict[str, Any]:
-    """``anchor_sizes`` where the file has another number of them, for each of ``ratios``, than is ``usual``.
-
-    Raises CheckpointError for a number that no project uses.
-    """
+def anchor_sizes(state: dict[str, Tensor], usual: int, ratios: int) -> dict[str, Any]:
+    """``anchor_sizes`` where the file has another known number of them, for each of ``ratios``, than is ``usual``."""
     scores = state.get("rpn.head.cls_logits.weight", state.get("RPN.head.cls_logits.weight"))
-    if scores is None or scores.ndim == 0:
-        # That it is missing is found where all tensors are compared.
-        return {}
-    known = {size * ratios: sizes for size, sizes in ANCHOR_SIZES.items()}
-    if len(scores) not in known:
-        raise CheckpointError(
-            f"it looks like {project}, but its RPN has {len(scores)} anchors per cell; known are "
-            f"{' and '.join(map(str, known))}"
-        )
-    return {} if len(scores) == usual * ratios else {"anchor_sizes": known[len(scores)]}
+    # What is missing or of a strange shape is named where all tensors are compared.
+    number, rest = (0, 0) if scores is None or scores.ndim == 0 else divmod(len(scores), ratios)
+    return {"anchor_sizes": ANCHOR_SIZES[number]} if rest == 0 and number in ANCHOR_SIZES and number != usual else {}

@@ -67,10 +67,14 @@ def run_prediction(checkpoint: Path, config: Config, *, overrides: dict[str, Any
     """Write the predictions file of a checkpoint."""
     from person_search.data.catalogue import notes_of, open_dataset
     from person_search.evaluation.evaluate import load_for_test, open_test_split, predict_split
+    from person_search.evaluation.task import as_published
     from person_search.runtime.files import check_output_files
 
     check_output_files(predictions=out)
     stored = load_for_test(checkpoint, config, **overrides)
+    weighted = config.evaluation.cws
+    config, published = as_published(config, stored.evaluation)
+    tell(stored.origin, published)
     dataset = open_dataset(config)
     split = open_test_split(dataset, split_name, config, stored)
     print_notes(notes_of(dataset, split))
@@ -78,8 +82,10 @@ def run_prediction(checkpoint: Path, config: Config, *, overrides: dict[str, Any
         predictions = predict_split(stored.model, split, config, progress=progress)
     if predictions is None:
         return
-    if config.evaluation.cws:
+    if weighted:
         print_note("--cws changes nothing in a predictions file: give it to score, which weights by the scores")
+    elif wanted := [f"--{key.replace('_', '-')}" for key in ("cws", "gfn_scores") if getattr(config.evaluation, key)]:
+        tell(f"a predictions file says nothing of how it is scored: give {' and '.join(wanted)} to score")
     replace(predictions, model_id=stored.model_id).save(out)
     console.print(
         f"wrote {len(predictions)} detections in {len(split.scenes)} scenes and {len(split.queries)} queries to {out} "
@@ -139,6 +145,7 @@ def run_evaluation(
             home=home,
             progress=progress,
             warn=print_note,
+            tell=tell,
             **overrides,
         )
     if evaluation is None:
@@ -208,21 +215,29 @@ def run_synthesis(config: SynthConfig) -> None:
 
 def run_conversion(file: Path, out: Path, *, plugins: Sequence[str]) -> None:
     """Write a checkpoint's model, and no more, in this package's format."""
+    from person_search.checkpoints.archives import on_disk
     from person_search.checkpoints.checkpoint import Checkpoint, save_checkpoint
     from person_search.checkpoints.loading import find_checkpoint, load_stored
     from person_search.config.sections import flat
 
     import_modules(plugins)
     source = find_checkpoint(file)
-    if out.exists() and source.exists() and out.samefile(source):
+    kept = on_disk(source)
+    if out.exists() and kept.exists() and out.samefile(kept):
         raise UsageError(f"--out {out} is the checkpoint itself; choose another file")
     stored = load_stored(source)
+    tell(stored.origin)
     model = stored.model
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder of --out {out}: {error.strerror}; choose another place") from None
-    save_checkpoint(out, Checkpoint(model.config, model.num_identities, model.state_dict(), data=stored.data))
+    save_checkpoint(
+        out,
+        Checkpoint(
+            model.config, model.num_identities, model.state_dict(), data=stored.data, evaluation=stored.evaluation
+        ),
+    )
     settings = flat(model.config)
     named = [model.config.method, *(settings[key] for key in ("levels", "reid_loss") if key in settings)]
     console.print(
@@ -248,6 +263,7 @@ def run_visualization(
     from person_search.data.decode import read_image
     from person_search.data.notes import Notes
     from person_search.evaluation.evaluate import load_for_test
+    from person_search.evaluation.task import as_published
     from person_search.visualize import folder_search as search
 
     if top < 1:
@@ -259,7 +275,10 @@ def run_visualization(
     notes = Notes()
     images = search.images_in(gallery, without=query, notes=notes)
     print_notes(notes.lines())
-    model = load_for_test(checkpoint, config, **overrides).model
+    stored = load_for_test(checkpoint, config, **overrides)
+    config, _ = as_published(config, stored.evaluation)
+    tell(stored.origin)
+    model = stored.model
     with progress_bar("searching") as progress:
         ranking = search.search_folder(
             model,
@@ -322,6 +341,12 @@ def annotated_split(dataset: Dataset, name: str, config: Config) -> Split:
 def print_note(line: str) -> None:
     """Warn of something that files hold and the program does not use."""
     messages.print(f"warning: {as_options(line)}", soft_wrap=True)
+
+
+def tell(*lines: str | None) -> None:
+    """Print what is no warning, such as what a file was taken for."""
+    for line in filter(None, lines):
+        messages.print(as_options(line), soft_wrap=True, markup=False, highlight=False)
 
 
 def print_notes(lines: Sequence[str]) -> None:

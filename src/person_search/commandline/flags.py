@@ -289,6 +289,18 @@ def take_option(arguments: Sequence[str], name: str) -> tuple[str | None, list[s
     return value, rest
 
 
+def given_in(arguments: Sequence[str], names: Collection[str]) -> set[str]:
+    """Which settings, by flat name, ``arguments`` have options of, ``--no-`` ones too; errors as for ``values_of``."""
+    found: set[str] = set()
+    for argument in arguments:
+        if argument == "--":
+            break
+        if argument.startswith("--"):
+            name = argument[2:].partition("=")[0].replace("-", "_")
+            found |= {name, name.removeprefix("no_")}
+    return found & set(names)
+
+
 def values_of(arguments: Sequence[str], names: Collection[str]) -> dict[str, list[str]]:
     """The words after the options of these settings, by flat name: a first look, errors are left to ``parse_flags``."""
     found: dict[str, list[str]] = {}

@@ -8,7 +8,13 @@ from typing import Any
 
 from person_search.commandline.flags import Hint, parse_flags, parse_with_files, settings_in
 from person_search.commandline.options import OPTIONS
-from person_search.commandline.shared_options import base_config, required, running_config, settings_from
+from person_search.commandline.shared_options import (
+    base_config,
+    given_evaluation,
+    required,
+    running_config,
+    settings_from,
+)
 from person_search.config import Config, owner_hint, to_yaml, with_settings
 from person_search.errors import UsageError
 from person_search.training.resuming import own_config
@@ -49,7 +55,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     run_evaluation(
         required(options.checkpoint, "--checkpoint"),
-        running_config(base, options),
+        running_config(base, options, arguments),
         overrides=settings_from(options, "model", given_only=True),
         out=options.out,
         split_name=options.split,
@@ -64,7 +70,7 @@ def predict(arguments: Sequence[str]) -> None:
 
     run_prediction(
         required(options.checkpoint, "--checkpoint"),
-        running_config(base, options),
+        running_config(base, options, arguments),
         overrides=settings_from(options, "model", given_only=True),
         out=options.predictions,
         split_name=options.split,
@@ -130,9 +136,7 @@ def visualize(arguments: Sequence[str]) -> None:
     options = parse_flags(OPTIONS["visualize"](base), arguments, prog="person-search visualize")
     config = with_settings(
         Config(),
-        search_threshold=options.search_threshold,
-        cws=options.cws,
-        eval_batch_size=options.eval_batch_size,
+        **given_evaluation(options, arguments),
         device=options.device,
         plugins=options.plugins,
     )

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import tyro
 from pydantic import BaseModel
 
-from person_search.commandline.flags import flags_for, flags_like, settings_in, take_option, values_of
+from person_search.commandline.flags import flags_for, flags_like, given_in, settings_in, take_option, values_of
 from person_search.config import (
     Config,
     DataConfig,
+    EvaluationConfig,
     change_settings,
     chosen_names,
     load_config,
@@ -128,10 +129,20 @@ def _warn_left_out(name: str, value: str, whose_setting: str) -> None:
     log.warning("'%s: %s' of the configuration is left out.%s", name, value, whose_setting)
 
 
-def running_config(base: Config, options: Any) -> Config:
-    """``base`` with the flags of ``running_sections`` on top, the model's excepted. Raises UsageError."""
+def running_config(base: Config, options: Any, arguments: Sequence[str]) -> Config:
+    """``base`` with the flags of ``running_sections`` in ``arguments`` on top, the model's excepted.
+
+    Of the evaluation only what is given is: what a checkpoint says of it stands between that and the defaults.
+    Raises UsageError.
+    """
     given = settings_from(options, "training", given_only=True)
-    return with_settings(base, **settings_from(options, "data", "evaluation"), **given)
+    return with_settings(base, **settings_from(options, "data"), **given, **given_evaluation(options, arguments))
+
+
+def given_evaluation(options: Any, arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings of the evaluation that ``arguments`` give, by name."""
+    values = settings_in(getattr(options, "evaluation", options))
+    return {name: values[name] for name in given_in(arguments, EvaluationConfig.model_fields) if name in values}
 
 
 def required(value: Any, name: str) -> Any:

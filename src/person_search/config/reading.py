@@ -57,7 +57,7 @@ def with_settings(config: Config, **settings: Any) -> Config:
 def change_settings(config: Config, settings: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
     """``with_settings``, and what was changed in ``config`` and is left out, by flat name."""
     with plugins_imported(coerce(tuple[str, ...], settings.get("plugins"))):
-        kept = differences(config, Config())
+        kept = _changed(config)
         tree, used = _nested({**kept, **settings}, "settings")
         new = _validated(tree, "settings")
         unknown = next((name for name in settings if name not in used), None)
@@ -86,8 +86,17 @@ def parse_config(tree: Any, source: str, *, over: Config | None = None) -> Confi
                 base, _ = change_settings(over, chosen_kinds(tree, over))
             except ValueError as error:
                 raise UsageError(f"{source}: {error}") from None
-            tree = merged(_nested(differences(base, Config()), source)[0], tree)
+            tree = merged(_nested(_changed(base), source)[0], tree)
         return _validated(tree, source)
+
+
+def _changed(config: Config) -> dict[str, Any]:
+    """What differs from the defaults, by flat name, and what is said of the evaluation though it is the default.
+
+    The latter counts where a checkpoint has settings of its evaluation: they hold where nobody says otherwise.
+    """
+    said = config.evaluation.model_fields_set
+    return {**differences(config, Config()), **{key: getattr(config.evaluation, key) for key in said}}
 
 
 def _nested(settings: Mapping[str, Any], source: str) -> tuple[dict[str, Any], set[str]]:

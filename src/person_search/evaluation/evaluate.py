@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from person_search.checkpoints.archives import on_disk
 from person_search.checkpoints.loading import StoredModel, load_stored
 from person_search.config import Config
 from person_search.data.catalogue import notes_of, open_dataset
@@ -26,7 +27,7 @@ from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.record import Record, make_record
 from person_search.evaluation.rescoring import refuse_what_is_not_predicted
 from person_search.evaluation.results import Results, score
-from person_search.evaluation.task import protocols_of, refuse_other_holdout, split_to_test
+from person_search.evaluation.task import as_published, protocols_of, refuse_other_holdout, split_to_test
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
 from person_search.models.person_search_model import PersonSearchModel
@@ -117,26 +118,31 @@ def evaluate(
     home: str | Path | None = None,
     progress: Progress | None = None,
     warn: Warn = log.warning,
+    tell: Warn = log.info,
     **overrides: Any,
 ) -> Evaluation | None:
     """Predict, score, and write what was found to ``out``, or else to a folder of its own below ``home``.
 
     Args:
         checkpoint: file or run folder; its model's settings count, with ``overrides`` by flat name on top.
-        config: the data, how to run, and how to score.
+        config: the data, how to run, and how to score; where it says nothing of how to score, settings in the
+            checkpoint count (see ``as_published``).
         split: ``"test"`` or ``"val"``.
         references: also score an untrained model and a random ranking, both on true boxes.
         out: folder to write; one that holds another evaluation is refused.
         home: where the folder ``evaluation`` lies; None: beside the checkpoint.
         progress: called with the scenes done and their number.
         warn: called with what the dataset's files hold and the program does not use.
+        tell: called with what another project's checkpoint was taken for, and which of its settings count.
 
     Processes that work together share the scenes, and all but the first get None.
     Raises CheckpointError, DataError, UsageError.
     """
     stored = load_for_test(checkpoint, config, **overrides)
     model = stored.model
-    config = config.model_copy(update={"model": model.config})
+    config, published = as_published(config.model_copy(update={"model": model.config}), stored.evaluation)
+    for line in filter(None, (stored.origin, published)):
+        tell(line)
     dataset = open_dataset(config)
     scenes = open_test_split(dataset, split, config, stored)
     for line in notes_of(dataset, scenes):
@@ -145,7 +151,7 @@ def evaluate(
     record = make_record(
         checkpoint=stored.file, model_id=stored.model_id, stored=stored.config, split=scenes, config=config
     )
-    folder = Path(out or Path(home or stored.file.parent) / EVALUATION / record.name)
+    folder = Path(out or Path(home or on_disk(stored.file).parent) / EVALUATION / record.name)
     refuse_others(folder, record)
     # The trained model comes last, so that a stop during the references loses none of its work.
     untrained = _untrained_predictions(model, scenes, config, progress, warn) if references else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,24 @@ def split_to_test(dataset: Dataset, name: str, config: Config) -> Split:
     if name == "test":
         return open_split(dataset, "test")
     return validation_split(dataset, config.data.validation_share, config.training.seed)
+
+
+def as_published(config: Config, evaluation: Mapping[str, Any]) -> tuple[Config, str | None]:
+    """``config`` with the ``evaluation`` settings of a checkpoint where it says nothing, and what they are, in words.
+
+    Its settings count as said if they were given, were it as they are by default. None where nothing changes.
+    """
+    now = config.evaluation
+    changed = {
+        key: value
+        for key, value in evaluation.items()
+        if key not in now.model_fields_set and getattr(now, key) != value
+    }
+    if not changed:
+        return config, None
+    options = ", ".join(f"`{key}`" if value is True else f"`{key}` {value}" for key, value in changed.items())
+    line = f"tested with {options}, as the published numbers of this checkpoint were; what you say of these counts more"
+    return config.model_copy(update={"evaluation": now.model_copy(update=changed)}), line
 
 
 def protocols_of(dataset: Dataset, split: Split, config: Config) -> list[Protocol]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from person_search.checkpoints.archives import on_disk
 from person_search.checkpoints.loading import load_stored
 from person_search.config.sections import flat
 from person_search.data.catalogue import open_dataset
@@ -83,7 +84,7 @@ def evaluated_model(run_dir: Path, record: Record) -> tuple[PersonSearchModel | 
     A run folder may have been moved since: its file of the same name will do if the same model is in it.
     """
     named = Path(record.checkpoint)
-    there = [path for path in dict.fromkeys((named, run_dir.resolve() / named.name)) if path.is_file()]
+    there = [path for path in dict.fromkeys((named, run_dir.resolve() / named.name)) if on_disk(path).is_file()]
     if not there:
         return None, f"checkpoint '{named}' is gone"
     problem = ""
