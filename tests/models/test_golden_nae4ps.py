@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+
 import pytest
 import torch
 from golden_files import (
@@ -49,13 +51,27 @@ def golden(name):
 
 @pytest.fixture(scope="module")
 def model(golden, name, tmp_path_factory):
-    path = tmp_path_factory.mktemp("released") / "checkpoint.pth"
+    folder = tmp_path_factory.mktemp("released")
+    path = folder / "checkpoint.pth"
     torch.save({"model": released_state(name, golden), "optimizer": {}, "lr_scheduler": {}, "epoch": 11}, path)
+    if name == "nae4ps":
+        path = archived(folder / "logs.tar.gz", path)
     return load_model(
         path,
         **SETTINGS,
         freeze=True,
     )
+
+
+def archived(archive, path):
+    """The checkpoint at ``path`` as its authors distribute it: among others, with its options beside it."""
+    with tarfile.open(archive, "w:gz", compresslevel=0) as file:
+        for folder in ("nae", "nae_plus"):
+            options = tarfile.TarInfo(f"./logs/{folder}/args.json")
+            file.addfile(options)
+        file.add(path, "./logs/nae/checkpoint.pth")
+    path.unlink()
+    return archive / "logs/nae/checkpoint.pth"
 
 
 @pytest.mark.skipif(not WHOLE.is_dir(), reason="the whole outputs are not beside this checkout")
