@@ -237,15 +237,15 @@ def test_errors_name_the_member_and_not_its_copy(tmp_path: Path) -> None:
 def test_a_folder_for_temporary_files_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = packed(tmp_path / "a.tar", {"a.pth": checkpoint()})
 
-    def full(self: Path, *args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
+    found, opened = find_checkpoint(archive), Path.open
 
-    found = find_checkpoint(archive)
-    real = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda self, *a, **k: (full if self.name == "checkpoint" else real)(self, *a, **k)
-    )
-    with pytest.raises(CheckpointError, match="No space left on device; free .* or set TMPDIR"):
+    def full(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if self.name == "checkpoint":
+            raise OSError(28, "No space left on device")
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device; free .* or set TMPDIR"):
         open_checkpoint(found)
 
 
