@@ -111,8 +111,8 @@ def test_files_that_lack_or_have_something_else_are_told_apart(tmp_path: Path) -
         (state | {"gfn.weight": torch.ones(1)}, r"'gfn\.weight' is none of OIMNet\+\+'s"),
         (
             state | {mean: torch.ones(255)},
-            r"projectors\.feat_res5\.1\.running_mean' \(here 'projection\.levels\.C5\.1\.running_mean'\) is \(255,\), the "
-            r"model wants \(256",
+            r"projectors\.feat_res5\.1\.running_mean' \(here 'projection\.levels\.C5\.1\.running_mean'\) is \(255,\), "
+            r"the model wants \(256",
         ),
         ({k: v for k, v in state.items() if "bbox_pred.bias" not in k}, r"it lacks '(rpn|roi)\S*bbox_pred\.bias'"),
     ):
