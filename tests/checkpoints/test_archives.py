@@ -211,8 +211,8 @@ def test_a_damaged_archive_is_named_in_one_line(tmp_path: Path, kind: str, damag
     noise = random.Random(0).randbytes(60_000)
     archive = packed(tmp_path / kind, {"noise.bin": noise, "a.pth": checkpoint(900)})
     archive.write_bytes(damage(archive.read_bytes()))
-    if (kind, damage) == ("a.tar", flipped):
-        # The bits of another file: a tar archive without compression has no checksums.
+    if damage is flipped and kind in ("a.tar", "a.zip"):
+        # The bits of another file: the one has no checksums, the other one for each file.
         assert open_checkpoint(find_checkpoint(archive)).num_identities == 900
         return
     with pytest.raises(CheckpointError) as caught:

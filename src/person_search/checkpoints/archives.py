@@ -220,6 +220,9 @@ def _files_of_tar(archive: Path, raw: IO[bytes], start: bytes) -> Iterator[tuple
                 while content.read(CHUNK):
                     pass
             bounded.allowance = HEADERS
+    # The checksum of what was compressed stands at the very end.
+    while bounded.read(CHUNK):
+        pass
 
 
 def _files_of_zip(archive: Path, raw: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
