@@ -143,6 +143,23 @@ def test_evaluations_of_other_data_and_settings_lie_side_by_side(work: Path, per
     ]
 
 
+def test_a_checkpoint_is_tested_as_its_published_numbers_were(work: Path, person_search: PersonSearch) -> None:
+    (work / "alone").mkdir()
+    published = replace(read_checkpoint(work / "run" / "last.pt"), evaluation={"cws": True, "same_size_batches": True})
+    save_checkpoint(work / "alone" / "a.pt", published)
+    options = ["--checkpoint", "alone/a.pt", "--dataset", "coco", "--data-root", "data", "--workers", 0]
+    printed = person_search("evaluate", *options, "--out", "as-published")
+    assert "tested with --cws, --same-size-batches, as the published numbers" in " ".join(printed.split())
+    said = person_search("evaluate", *options, "--no-cws", "--no-same-size-batches", "--out", "as-said")
+    assert "as the published numbers" not in said
+    for name, there in (("as-published", True), ("as-said", False)):
+        evaluation = read_record(work / name).config.evaluation
+        assert (evaluation.cws, evaluation.same_size_batches) == (there, there)
+    assert "give --cws to score" in " ".join(person_search("predict", *options).split())
+    person_search("convert", "alone/a.pt", "--out", "b.pt")
+    assert read_checkpoint(work / "b.pt").evaluation == published.evaluation
+
+
 def test_the_record_says_what_was_evaluated_and_how(work: Path, person_search: PersonSearch) -> None:
     printed = person_search(
         "evaluate", "--checkpoint", "run/last.pt", "--out", "out", "--search-threshold", 0.25, "--cws", "True"
