@@ -66,7 +66,8 @@ class Origin:
         """What the file calls the tensor ``ours``, or would call it, as far as its other names tell; else ``ours``."""
         if ours in self.names:
             return self.names[ours]
-        for beside in sorted(self.names, key=lambda other: -_common(ours, other)):
+        part = [name for name in self.names if name.partition(".")[0] == ours.partition(".")[0]]
+        for beside in sorted(part, key=lambda other: -_common(ours, other)):
             start = _common(ours, beside)
             theirs, end = self.names[beside], beside[start:]
             guess = theirs.removesuffix(end) + ours[start:]
