@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -155,7 +156,14 @@ def test_a_checkpoint_is_tested_as_its_published_numbers_were(work: Path, person
     for name, there in (("as-published", True), ("as-said", False)):
         evaluation = read_record(work / name).config.evaluation
         assert (evaluation.cws, evaluation.same_size_batches) == (there, there)
-    assert "give --cws to score" in " ".join(person_search("predict", *options).split())
+    predicted = " ".join(person_search("predict", *options).split())
+    assert "tested with --same-size-batches, as" in predicted
+    assert "taken with --cws: give that to score" in predicted
+    with tarfile.open(work / "alone" / "a.tar", "w") as archive:
+        archive.add(work / "alone" / "a.pt", "x/a.pt")
+    person_search("evaluate", "--checkpoint", "alone/a.tar", *options[2:])
+    (folder,) = (work / "alone" / "evaluation").iterdir()
+    assert read_record(folder).checkpoint.endswith("alone/a.tar/x/a.pt")
     person_search("convert", "alone/a.pt", "--out", "b.pt")
     assert read_checkpoint(work / "b.pt").evaluation == published.evaluation
 

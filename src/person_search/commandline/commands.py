@@ -72,8 +72,8 @@ def run_prediction(checkpoint: Path, config: Config, *, overrides: dict[str, Any
 
     check_output_files(predictions=out)
     stored = load_for_test(checkpoint, config, **overrides)
-    weighted = config.evaluation.cws
-    config, published = as_published(config, stored.evaluation)
+    scored = as_published(config, stored.evaluation)[0].evaluation
+    config, published = as_published(config, without(stored.evaluation, *SCORING))
     tell(stored.origin, published)
     dataset = open_dataset(config)
     split = open_test_split(dataset, split_name, config, stored)
@@ -82,10 +82,12 @@ def run_prediction(checkpoint: Path, config: Config, *, overrides: dict[str, Any
         predictions = predict_split(stored.model, split, config, progress=progress)
     if predictions is None:
         return
-    if weighted:
+    if config.evaluation.cws:
         print_note("--cws changes nothing in a predictions file: give it to score, which weights by the scores")
-    elif wanted := [f"--{key.replace('_', '-')}" for key in ("cws", "gfn_scores") if getattr(config.evaluation, key)]:
-        tell(f"a predictions file says nothing of how it is scored: give {' and '.join(wanted)} to score")
+    wanted = [key for key in SCORING if getattr(scored, key) and not getattr(config.evaluation, key)]
+    if wanted:
+        named = " and ".join(f"`{key}`" for key in wanted)
+        tell(f"the published numbers of this checkpoint were taken with {named}: give that to score")
     replace(predictions, model_id=stored.model_id).save(out)
     console.print(
         f"wrote {len(predictions)} detections in {len(split.scenes)} scenes and {len(split.queries)} queries to {out} "
@@ -276,8 +278,8 @@ def run_visualization(
     images = search.images_in(gallery, without=query, notes=notes)
     print_notes(notes.lines())
     stored = load_for_test(checkpoint, config, **overrides)
-    config, _ = as_published(config, stored.evaluation)
-    tell(stored.origin)
+    config, published = as_published(config, without(stored.evaluation, "same_size_batches", "gfn_scores"))
+    tell(stored.origin, published)
     model = stored.model
     with progress_bar("searching") as progress:
         ranking = search.search_folder(
@@ -341,6 +343,15 @@ def annotated_split(dataset: Dataset, name: str, config: Config) -> Split:
 def print_note(line: str) -> None:
     """Warn of something that files hold and the program does not use."""
     messages.print(f"warning: {as_options(line)}", soft_wrap=True)
+
+
+SCORING = ("cws", "gfn_scores")
+"""Settings of the evaluation that change what is made of predictions, not the predictions."""
+
+
+def without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """``settings`` but for those that a command has no use for."""
+    return {key: value for key, value in settings.items() if key not in keys}
 
 
 def tell(*lines: str | None) -> None:
