@@ -20,7 +20,7 @@ def test_what_nobody_said_is_as_published_and_is_told() -> None:
     evaluation = config.evaluation
     assert (evaluation.cws, evaluation.same_size_batches, evaluation.gallery_size) == (True, True, (50,))
     assert line is not None
-    assert "`cws`, `same_size_batches`" in line
+    assert "`same_size_batches`, `cws`" in line
     again, silent = as_published(config, PUBLISHED)
     assert (again, silent) == (config, None)
     assert as_published(Config(), {}) == (Config(), None)

@@ -150,7 +150,7 @@ def test_a_checkpoint_is_tested_as_its_published_numbers_were(work: Path, person
     save_checkpoint(work / "alone" / "a.pt", published)
     options = ["--checkpoint", "alone/a.pt", "--dataset", "coco", "--data-root", "data", "--workers", 0]
     printed = person_search("evaluate", *options, "--out", "as-published")
-    assert "tested with --cws, --same-size-batches, as the published numbers" in " ".join(printed.split())
+    assert "tested with --same-size-batches, --cws, as the published numbers" in " ".join(printed.split())
     said = person_search("evaluate", *options, "--no-cws", "--no-same-size-batches", "--out", "as-said")
     assert "as the published numbers" not in said
     for name, there in (("as-published", True), ("as-said", False)):

@@ -122,7 +122,7 @@ def as_checkpoint(contents: Any, path: Path) -> Checkpoint:
             state,
             contents["training"],
             contents.get("data"),
-            {key: getattr(evaluation, key) for key in evaluation.model_fields_set},
+            evaluation.model_dump(exclude_unset=True),
         )
     except UsageError as error:
         raise CheckpointError(f"this version cannot read all settings of {error}") from None

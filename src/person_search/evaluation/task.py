@@ -37,9 +37,9 @@ def as_published(config: Config, evaluation: Mapping[str, Any]) -> tuple[Config,
     """
     now = config.evaluation
     changed = {
-        key: value
-        for key, value in evaluation.items()
-        if key not in now.model_fields_set and getattr(now, key) != value
+        key: evaluation[key]
+        for key in type(now).model_fields
+        if key in evaluation and key not in now.model_fields_set and getattr(now, key) != evaluation[key]
     }
     if not changed:
         return config, None
