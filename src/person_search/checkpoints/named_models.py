@@ -44,7 +44,7 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 class Published(Section):
     """Search results that the authors published, in %."""
 
-    mAP: Percent = Field(description="mean average precision")  # noqa: N815
+    mAP: Percent = Field(description="mean average precision")
     top1: Percent = Field(description="top-1")
 
 
@@ -128,7 +128,7 @@ class NamedModel:
         return self.facts.url or google_drive.PAGE.format(self.facts.drive)
 
     def is_model(self, method: str, identities: int) -> bool:
-        """Whether a checkpoint of this method and number of identities can be this model: it tells those of an archive."""
+        """Whether a checkpoint of this method and number of identities can be this model, maybe in an archive."""
         return method == self.facts.method and identities in (self.facts.identities or (identities,))
 
     @property

@@ -67,7 +67,8 @@ class Evaluation:
 def load_for_test(checkpoint: str | Path, config: Config, **overrides: Any) -> StoredModel:
     """The model of ``checkpoint``, on the device and with the precision of ``config.training``.
 
-    ``checkpoint`` is a file, a run folder or the name of a released model. Where that asks for several processes they are started, and all of them run the program from its beginning.
+    ``checkpoint`` is a file, a run folder or the name of a released model. Where ``config.training`` asks for
+    several processes they are started, and all of them run the program from its beginning.
     ``overrides`` are model settings by flat name. Raises CheckpointError and UsageError.
     """
     if clash := {"device", "path"} & overrides.keys():
