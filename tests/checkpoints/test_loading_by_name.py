@@ -1,0 +1,78 @@
+"""A name stands wherever a checkpoint is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from file_server import FileServer
+from person_search.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from person_search.checkpoints.loading import find_checkpoint, load_model, load_stored
+from person_search.commandline.shared_options import base_config
+from person_search.config import Config, method_settings
+from person_search.errors import CheckpointError
+from person_search.models.building import build_model
+
+TINY = method_settings("baseline", backbone="resnet18", width=0.125, weights="none")
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder; the models 'tiny', a checkpoint, and 'packed', one in an archive, are listed."""
+    model = build_model(TINY, num_identities=4)
+    save_checkpoint(tmp_path / "made.pt", Checkpoint(TINY, 4, model.state_dict()))
+    server.content = (tmp_path / "made.pt").read_bytes()
+    common = {"method": "nae4ps", "training_set": "PRW", "url": f"{server.url}/file"}
+    packed = common | {"archive": "all", "suffix": ".tar.gz", "identities": [482, 483]}
+    (tmp_path / "list.yaml").write_text(yaml.safe_dump({"tiny": common, "packed": packed}))
+    monkeypatch.setenv("PERSON_SEARCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PERSON_SEARCH_MODELS", str(tmp_path / "list.yaml"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
+
+
+def test_a_model_is_loaded_by_its_name(at_home: Path, server: FileServer) -> None:
+    stored = load_stored("tiny")
+    assert stored.file == at_home.parent / "cache" / "models" / "tiny.pth"
+    # Results of it are not kept in a cache.
+    assert stored.home == Path("runs", "tiny")
+    expected = load_model(at_home.parent / "made.pt").state_dict()
+    found = load_model("tiny").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert len(server.asked) == 1
+    assert load_stored(at_home.parent / "made.pt").home == at_home.parent
+
+
+def test_a_file_or_folder_of_that_name_wins(at_home: Path, server: FileServer) -> None:
+    Path("tiny").write_bytes(b"")
+    assert find_checkpoint("tiny") == Path("tiny")
+    Path("tiny").unlink()
+    Path("tiny").mkdir()
+    with pytest.raises(CheckpointError, match="the folder 'tiny' holds no"):
+        find_checkpoint("tiny")
+    assert find_checkpoint("./other") == Path("other")
+    assert server.asked == []
+
+
+def test_a_model_in_an_archive_is_chosen_by_what_it_is(at_home: Path) -> None:
+    def select(archive: Path, accept: Callable[[str, int], bool]) -> Path:
+        held = {"a": ("nae4ps", 5532), "b": ("nae-plus", 482), "c": ("nae4ps", 482)}
+        (chosen,) = [name for name, holds in held.items() if accept(*holds)]
+        return archive / chosen
+
+    archive = at_home.parent / "cache" / "models" / "all.tar.gz"
+    assert find_checkpoint("packed", select=select) == archive / "c"
+    with pytest.raises(CheckpointError, match=r"'packed' is one of several in .*nae4ps with 482 or 483 identities"):
+        find_checkpoint("packed")
+
+
+def test_a_name_has_no_settings_beside_it(at_home: Path) -> None:
+    Path("config.yaml").write_text("data: {dataset: prw}\n")
+    assert base_config(["--checkpoint", "tiny"], "--checkpoint")[0] == Config()
+    assert base_config(["--checkpoint", "tiny.pt"], "--checkpoint")[0].data.dataset == "prw"
