@@ -117,7 +117,7 @@ def test_checking_finds_a_file_that_changed(model: NamedModel) -> None:
     file.write_bytes(content)
     # Every use compares the size, which costs nothing; a bit that changed is found by checking.
     obtain(model)
-    with pytest.raises(DownloadError, match="its SHA-256 is .*, expected .* \\(noted in "):
+    with pytest.raises(DownloadError, match=r"its SHA-256 is .*, expected .* \(noted in "):
         check(model)
     file.write_bytes(content + b"more")
     assert "has 640008 bytes, and 640004 are noted" in refusal(model)
@@ -257,7 +257,7 @@ def test_a_list_that_is_wrong_is_refused_by_name(home: Path, text: str, said: st
 
 def test_a_list_that_is_named_and_missing_is_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERSON_SEARCH_MODELS", "nowhere.yaml")
-    with pytest.raises(UsageError, match="cannot read list of models 'nowhere.yaml'"):
+    with pytest.raises(UsageError, match=r"cannot read list of models 'nowhere\.yaml'"):
         known_models()
 
 
@@ -270,7 +270,7 @@ def test_a_name_is_no_path(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_name_that_nobody_lists_is_answered_with_the_nearest(home: Path) -> None:
-    with pytest.raises(CheckpointError, match="no file, folder or model 'seqnet-pwr'. Did you mean 'seqnet-prw'?"):
+    with pytest.raises(CheckpointError, match=r"no file, folder or model 'seqnet-pwr'\. Did you mean 'seqnet-prw'\?"):
         named_model("seqnet-pwr")
     with pytest.raises(CheckpointError, match="person-search models lists the names"):
         named_model("xyz")
