@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from file_server import FileServer
 from person_search.checkpoints.checkpoint import Checkpoint, save_checkpoint
@@ -17,7 +19,10 @@ from person_search.config import Config, method_settings
 from person_search.errors import CheckpointError
 from person_search.models.building import build_model
 
-TINY = method_settings("baseline", backbone="resnet18", width=0.125, weights="none")
+TINY = method_settings(
+    "baseline", backbone="resnet18", width=0.125, weights="none", shorter_side=(96,), longer_side=128, score_threshold=0
+)
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture
@@ -76,3 +81,17 @@ def test_a_name_has_no_settings_beside_it(at_home: Path) -> None:
     Path("config.yaml").write_text("data: {dataset: prw}\n")
     assert base_config(["--checkpoint", "tiny"], "--checkpoint")[0] == Config()
     assert base_config(["--checkpoint", "tiny.pt"], "--checkpoint")[0].data.dataset == "prw"
+
+
+def test_the_readme_example_runs(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a model of this test's in place of the one that would come from the net."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if "seqnet-prw" in block]
+    Path("holiday").mkdir()
+    for name in ("street.jpg", "holiday/1.jpg", "holiday/2.jpg"):
+        Image.effect_noise((320, 240), 80).convert("RGB").save(name)
+    capsys.readouterr()
+    exec(code.replace("seqnet-prw", "tiny"), {})
+    ranking = eval(capsys.readouterr().out)
+    assert 0 < len(ranking) <= 10
+    assert ranking == sorted(ranking, reverse=True)
