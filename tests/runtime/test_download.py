@@ -215,6 +215,8 @@ def test_without_a_network_it_ends_at_once(server: FileServer, part: Path) -> No
     assert text.startswith(f"127.0.0.1:{closed}: ")
     assert "Connection refused" in text
     assert "HTTPConnectionPool" not in text
+    # It was not tried again, which would say what is there.
+    assert "the same command" not in text
 
 
 def test_a_lack_of_room_is_told_before_anything_is_written(
