@@ -46,12 +46,16 @@ EXECUTED = [*FIRST_RUN, RESUME, SEARCH, *SCORING]
 
 LICENSED = "needs CUHK-SYSU or PRW, which are licensed"
 MANY = "needs several GPUs or machines; tests/training trains on two processes"
+NETWORK = "needs a network, and a model that its authors released for research"
+MODELS = "is executed by tests/commandline/test_models.py"
 MINUTES = "takes minutes, and its commands are compared here or tested by themselves"
 ELSEWHERE = "is executed by tests/test_extending.py"
 INSTALLS = "installs; tests/test_end_to_end.py installs the wheel"
 NAMES = "names a command or shows a way to call it, and says nothing that could be executed"
 NOT_EXECUTED = {
     r"person-search (train|evaluate) .*(cuhk-sysu|prw).*": LICENSED,
+    r"person-search visualize --model seqnet-prw .*": NETWORK,
+    r"(person-search )?models (seqnet-prw|--check)": MODELS,
     r"person-search score --dataset cuhk-sysu .*-1": LICENSED,
     r"person-search info --dataset prw --data-root FOLDER": LICENSED,
     r"python main\.py .*--benchmark ssm .*": LICENSED,

@@ -20,7 +20,7 @@ ORDER = [
 """Rooms that appear later have their place already. ``registry`` belongs to the settings, which are chosen by name."""
 HEAVY = {
     "torch", "torchvision", "lightning_fabric", "tensorboard", "timm", "cv2", "scipy", "rich", "tyro", "jinja2", "PIL",
-    "numpy", "pydantic", "yaml", "matplotlib",
+    "numpy", "pydantic", "yaml", "matplotlib", "requests", "gdown", "filelock",
 }  # fmt: skip
 SETTINGS = {"pydantic", "yaml", "tyro"}
 READING = SETTINGS | {"numpy", "rich"}
@@ -102,6 +102,7 @@ def test_importing_the_package_or_its_interface_makes_no_console() -> None:
 
 def test_every_command_imports_what_it_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    assert heavy_after("models") == SETTINGS | {"rich"}
     assert heavy_after("synth", "--identities", "4", "--scenes", "8", "--out", "data") == READING | {"cv2"}
     assert heavy_after("info", "--data-root", "data") == READING | {"PIL"}
     network = ["--backbone", "resnet18", "--width", "0.25", "--weights", "none"]

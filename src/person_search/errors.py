@@ -37,6 +37,10 @@ class CheckpointError(PersonSearchError):
     """A checkpoint that cannot be read, written, or used with this model."""
 
 
+class DownloadError(PersonSearchError):
+    """A file that could not be fetched, or is not what was expected."""
+
+
 def as_options(message: str) -> str:
     """``message`` for the command line: a setting or parameter in backquotes, as `run_dir`, becomes --run-dir."""
     return re.sub(r"`([a-z]\w*)`", lambda found: "--" + found[1].replace("_", "-"), message)

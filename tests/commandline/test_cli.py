@@ -293,7 +293,7 @@ def called(monkeypatch):
 def test_the_file_to_convert_may_stand_anywhere(called, words):
     assert cli.run(["convert", *words.split()], cli.dispatch) == 0
     ((_, files, _),) = called
-    assert files == (Path("FILE"), Path("X"))
+    assert files == ("FILE", Path("X"))
 
 
 @pytest.mark.parametrize(

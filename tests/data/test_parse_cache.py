@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from person_search.data import parse_cache
-from person_search.data.parse_cache import Arrays, cache_folder, parsed
+from person_search.data.parse_cache import Arrays, parsed
+from person_search.runtime.files import cache_folder
 
 
 class Parser:

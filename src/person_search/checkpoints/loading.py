@@ -20,7 +20,7 @@ from person_search.checkpoints import (
     released_seqnet,
     released_seqnext,
 )
-from person_search.checkpoints.archives import archive_of, as_file, find_member, named, unpacked
+from person_search.checkpoints.archives import archive_of, as_file, find_member, named, on_disk, unpacked
 from person_search.checkpoints.checkpoint import (
     BEST,
     FORMAT,
@@ -31,7 +31,9 @@ from person_search.checkpoints.checkpoint import (
     read_tensors,
 )
 from person_search.checkpoints.inert_pickle import load_inert
+from person_search.checkpoints.model_cache import obtain
 from person_search.checkpoints.model_id import model_id
+from person_search.checkpoints.named_models import NamedModel, is_name, named_model
 from person_search.checkpoints.origin import Layout, called, origin_of
 from person_search.checkpoints.torch_files import PickledCodeError
 from person_search.config import MethodSettings, method_settings, override
@@ -61,15 +63,17 @@ def load_model(path: str | Path, *, device: str | torch.device = "cpu", **overri
     """A trained model in evaluation mode.
 
     Args:
-        path: checkpoint of this package, or one that another project released (recognised by its contents); a run
-            folder means its best, else its last, checkpoint. One in an archive is named as if that were a folder,
-            ``logs.tar.gz/some/folder/checkpoint.pth``, or by the archive alone where it is the only one there.
+        path: checkpoint of this package, or one that the authors of a method released (recognised by its contents); a
+            run folder means its best, else its last, checkpoint. One in an archive is named as if that were a folder,
+            ``logs.tar.gz/some/folder/checkpoint.pth``, or by the archive alone where it is the only one there. Where
+            there is no such file or folder, the name of a released model, such as ``"seqnet-prw"``, which is fetched if
+            it was not before.
         device: where to put it, as torch names devices: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         overrides: model settings by their flat names, such as ``shorter_side``, ``longer_side``,
             ``score_threshold``.
 
     Raises:
-        CheckpointError: the file is missing, damaged, refused, or does not fit the settings.
+        CheckpointError: the file is missing, damaged, refused, cannot be fetched, or does not fit the settings.
         UsageError: an override that is no model setting, or out of range; a device that this machine does not have.
     """
     stored = load_stored(path, device=device, **overrides)
@@ -86,6 +90,7 @@ class StoredModel:
         model: with ``overrides`` applied.
         file: the checkpoint file.
         config: the model's settings as the file has them.
+        home: folder for what is made of the model: that of the file, but for a named one ``runs/NAME``.
         data: what the file remembers of the scenes that the model was trained on, or None.
         evaluation: settings of the evaluation, by name, that the model's published numbers were taken with, where
             these are not the defaults.
@@ -95,6 +100,7 @@ class StoredModel:
     model: PersonSearchModel
     file: Path
     config: MethodSettings
+    home: Path
     data: dict[str, Any] | None = None
     evaluation: dict[str, Any] = field(default_factory=dict)
     origin: str | None = None
@@ -108,7 +114,7 @@ class StoredModel:
 def load_stored(path: str | Path, *, device: str | torch.device = "cpu", **overrides: Any) -> StoredModel:
     """``load_model`` that also says which file and which model it was."""
     device = usable_device(device)
-    file = find_checkpoint(Path(path))
+    file = find_checkpoint(path)
     checkpoint = open_checkpoint(file)
     config = override(checkpoint.model_config, overrides)
     model = build_model(config, checkpoint.num_identities, load_weights=False)
@@ -118,23 +124,37 @@ def load_stored(path: str | Path, *, device: str | torch.device = "cpu", **overr
         model.eval().to(device),
         file,
         checkpoint.model_config,
+        # Nobody looks for results in a cache, which may be deleted at any time.
+        Path("runs", path) if is_name(path) else on_disk(file).parent,
         checkpoint.data,
         checkpoint.evaluation,
         f"'{file}' is {origin}" if origin else None,
     )
 
 
-def find_checkpoint(path: Path) -> Path:
-    """``path`` itself, for a run folder its best or else its last checkpoint, for an archive the only one in it.
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint file that is meant by ``path``.
 
-    Raises CheckpointError.
+    That is ``path`` itself; for a run folder its best or else its last checkpoint; for an archive the only one in it;
+    for the name of a model, where there is no such file or folder, its file in the cache, which is fetched if need be.
+    Raises CheckpointError, and UsageError for a list of models that is wrong.
     """
+    if is_name(path):
+        return _file_of(named_model(str(path)))
+    path = Path(path)
     if not path.is_dir():
         return path if archive_of(path) is None else find_member(path)
     for name in (BEST, LAST):
         if (path / name).exists():
             return path / name
     raise CheckpointError(f"the folder '{path}' holds no {BEST} or {LAST}; give a checkpoint file or a run folder")
+
+
+def _file_of(model: NamedModel) -> Path:
+    file = obtain(model)
+    if model.facts.archive is None:
+        return file
+    return select_member(file, lambda found: model.is_model(found.model_config.method, found.num_identities))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "Score two predictions files and say where they differ.",
     "info": "Count what is in a dataset, and compare it with the published numbers.",
     "convert": "Write a checkpoint of another project, or a run's model alone, in this program's format.",
+    "models": "List the released models that have names; they are fetched when they are used.",
     "visualize": "Draw who in a folder of pictures looks most like the person in a box.",
     "synth": "Make a synthetic dataset.",
     "report": "Write the report page of an evaluated run.",

@@ -63,7 +63,7 @@ def run_training(config: Config, *, resume: bool) -> None:
     )
 
 
-def run_prediction(checkpoint: Path, config: Config, *, overrides: dict[str, Any], out: Path, split_name: str) -> None:
+def run_prediction(checkpoint: str, config: Config, *, overrides: dict[str, Any], out: Path, split_name: str) -> None:
     """Write the predictions file of a checkpoint."""
     from person_search.data.catalogue import notes_of, open_dataset
     from person_search.evaluation.evaluate import load_for_test, open_test_split, predict_split
@@ -121,7 +121,7 @@ def run_scoring(
 
 
 def run_evaluation(
-    checkpoint: Path,
+    checkpoint: str | Path,
     config: Config,
     *,
     overrides: dict[str, Any],
@@ -132,7 +132,7 @@ def run_evaluation(
 ) -> None:
     """Predict, score, print the table, and write ``out``, or else a folder of its own below ``home``.
 
-    ``home`` is the folder of the checkpoint, unless it is given.
+    ``home`` is the folder of the checkpoint, or ``runs/NAME`` for a named model, unless it is given.
     """
     from person_search.evaluation.evaluate import evaluate
     from person_search.evaluation.tables import metrics_table
@@ -215,7 +215,7 @@ def run_synthesis(config: SynthConfig) -> None:
     console.print(f"{what} {config.scenes} scenes in {config.out}", soft_wrap=True)
 
 
-def run_conversion(file: Path, out: Path, *, plugins: Sequence[str]) -> None:
+def run_conversion(file: str, out: Path, *, plugins: Sequence[str]) -> None:
     """Write a checkpoint's model, and no more, in this package's format."""
     from person_search.checkpoints.archives import on_disk
     from person_search.checkpoints.checkpoint import Checkpoint, save_checkpoint
@@ -249,8 +249,26 @@ def run_conversion(file: Path, out: Path, *, plugins: Sequence[str]) -> None:
     )
 
 
+def run_models(name: str | None, *, check: bool, json: Path | None) -> None:
+    """List the models that have names, or show the one called ``name``; ``check`` their files in the cache."""
+    from person_search.checkpoints.named_models import REMARK, known_models, named_model
+    from person_search.commandline import model_tables
+    from person_search.runtime.files import check_output_files, output_file
+
+    check_output_files(json=json)
+    models = [named_model(name)] if name is not None else list(known_models().values())
+    if check:
+        model_tables.check_files(models)
+    else:
+        console.print(model_tables.models_table(models) if name is None else model_tables.model_table(models[0]))
+        console.print(REMARK)
+    if json is not None:
+        with output_file(json, "list of models") as file:
+            file.write(json_text.dumps(model_tables.models_to_dict(models), indent=1).encode())
+
+
 def run_visualization(
-    checkpoint: Path,
+    checkpoint: str,
     query: Path,
     box: str,
     gallery: Path,

@@ -57,7 +57,7 @@ def evaluate_options(base: Config) -> Any:
                 described(
                     Path | None,
                     "folder to write: predictions, results, record (default: one of its own in evaluation/ beside the "
-                    "checkpoint)",
+                    "checkpoint, or in runs/NAME for a named model)",
                 ),
                 None,
             ),
@@ -137,11 +137,24 @@ def convert_options(base: Config) -> Any:
     return command(
         "Convert",
         "Write the model of a checkpoint in this program's format: person-search convert FILE --out OURS. FILE is a "
-        "checkpoint that another project released, recognised by its contents, or one of this program, "
-        "whose training state is left out. Nothing in FILE is executed.",
+        "checkpoint that another project released, recognised by its contents, the name of one (person-search models), "
+        "or one of this program, whose training state is left out. Nothing in FILE is executed.",
         [
             ("out", described(Path | None, "checkpoint file to write"), None),
             PLUGINS,
+        ],
+    )
+
+
+def models_options(base: Config) -> Any:
+    """A dataclass of the options to list the models that have names."""
+    return command(
+        "Models",
+        "List the released models that can be given by name wherever a checkpoint is asked for; person-search models "
+        "NAME shows one. Nothing is fetched.",
+        [
+            ("check", described(bool, "compare the files in the cache with their digests"), False),
+            JSON,
         ],
     )
 
@@ -203,6 +216,7 @@ OPTIONS: dict[str, Callable[[Config], Any]] = {
     "score": score_options,
     "compare": compare_options,
     "info": info_options,
+    "models": models_options,
     "visualize": visualize_options,
     "convert": convert_options,
     "synth": synth_options,

@@ -127,7 +127,15 @@ def convert(arguments: Sequence[str]) -> None:
         raise UsageError("convert wants a checkpoint: person-search convert FILE --out OURS")
     from person_search.commandline.commands import run_conversion
 
-    run_conversion(Path(files[0]), required(options.out, "--out"), plugins=options.plugins)
+    run_conversion(files[0], required(options.out, "--out"), plugins=options.plugins)
+
+
+def models(arguments: Sequence[str]) -> None:
+    """List the released models that have names; they are fetched when they are used."""
+    options, names = parse_with_files(OPTIONS["models"](Config()), arguments, prog="person-search models", files=1)
+    from person_search.commandline.commands import run_models
+
+    run_models(names[0] if names else None, check=options.check, json=options.json)
 
 
 def visualize(arguments: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 from pydantic import BaseModel
 
+from person_search.checkpoints.named_models import is_name
 from person_search.commandline.flags import flags_for, flags_like, given_in, settings_in, take_option, values_of
 from person_search.config import (
     Config,
@@ -43,7 +44,10 @@ def setting(section: type[BaseModel], key: str) -> tuple[str, Any, Any]:
 
 
 CONFIG = ("config", described(Path | None, "YAML file of settings; flags go on top"), None)
-CHECKPOINT = described(Path | None, "checkpoint file, or run folder (its best, else last, checkpoint)")
+CHECKPOINT = described(
+    str | None,
+    "checkpoint file, run folder (its best, else last, checkpoint), or name of a released model (person-search models)",
+)
 PLUGINS = setting(DataConfig, "plugins")
 JSON = ("json", described(Path | None, "write the results to this JSON file"), None)
 
@@ -93,7 +97,7 @@ def base_config(
         base = (over or Config()) if path is None else load_config(Path(path), over=over)
         return _as_chosen(base, rest), rest
     checkpoint = take_option(arguments, beside)[0]
-    if path is None and checkpoint is not None:
+    if path is None and checkpoint is not None and not is_name(checkpoint):
         folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
         if (folder / "config.yaml").is_file():
             path = str(folder / "config.yaml")

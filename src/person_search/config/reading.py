@@ -231,7 +231,7 @@ def _load(path: Path, over: Config | None, derived: tuple[Path, ...]) -> Config:
         raise UsageError(
             f"config '{chain[0]}' builds on itself: {' -> '.join(map(str, chain))}; take 'base' out of one of them"
         )
-    tree = _read_yaml(path, derived)
+    tree = read_yaml(path, f"config '{path}'" + (f", the base of '{derived[-1]}'" if derived else ""))
     if isinstance(tree, dict) and "base" in tree:
         base = tree.pop("base")
         if not isinstance(base, str) or not base:
@@ -240,21 +240,20 @@ def _load(path: Path, over: Config | None, derived: tuple[Path, ...]) -> Config:
     return parse_config(tree, f"config '{path}'", over=over)
 
 
-def _read_yaml(path: Path, derived: tuple[Path, ...]) -> Any:
-    """What the YAML file ``path`` holds. Raises UsageError, which names the file that asked for it as its base."""
-    by = f", the base of '{derived[-1]}'" if derived else ""
+def read_yaml(path: Path, what: str) -> Any:
+    """What the YAML file ``path`` holds. Raises UsageError, in which ``what`` names the file."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot read config '{path}'{by}: {error.strerror}") from None
+        raise UsageError(f"cannot read {what}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"config '{path}'{by} is not YAML: it is no UTF-8 text") from None
+        raise UsageError(f"{what} is not YAML: it is no UTF-8 text") from None
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise UsageError(f"config '{path}' is not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+        raise UsageError(f"{what} is not valid YAML{where}: {getattr(error, 'problem', error)}") from None
 
 
 def to_yaml(config: Config) -> str:

@@ -61,7 +61,8 @@ class TrainingConfig(Section):
         description="folder for the config, checkpoints, curves and results of this run",
     )
     init_from: Path | None = Field(
-        None, description="checkpoint whose model weights to start from (identity table excepted)"
+        None,
+        description="checkpoint, or name of a released model, whose weights to start from (identity table excepted)",
     )
     batch_size: AtLeastOne = Field(5, description="images per process and step")
     max_epochs: AtLeastOne = Field(

@@ -6,8 +6,6 @@ A cache that cannot be read or written is done without; one that is damaged is m
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from io import BytesIO
@@ -17,23 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from person_search.runtime.files import cache_folder
+
 Arrays = dict[str, NDArray[Any]]
 
 WORTH_KEEPING = 1 << 16
 """Bytes of input from which parsing takes long enough to keep its result."""
-
-
-def cache_folder() -> Path:
-    """This program's folder for files that may be deleted at any time, by the platform's convention."""
-    if chosen := os.environ.get("XDG_CACHE_HOME"):
-        base = Path(chosen)
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    else:
-        base = Path.home() / ".cache"
-    return base / "person-search"
 
 
 def parsed(kind: str, contents: Sequence[bytes], parse: Callable[[], Arrays]) -> Arrays:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from person_search.checkpoints.archives import on_disk
 from person_search.checkpoints.loading import StoredModel, load_stored
 from person_search.config import Config
 from person_search.data.catalogue import notes_of, open_dataset
@@ -66,9 +65,10 @@ class Evaluation:
 
 
 def load_for_test(checkpoint: str | Path, config: Config, **overrides: Any) -> StoredModel:
-    """The model of ``checkpoint``, a file or run folder, on the device and with the precision of ``config.training``.
+    """The model of ``checkpoint``, on the device and with the precision of ``config.training``.
 
-    Where that asks for several processes they are started, and all of them run the program from its beginning.
+    ``checkpoint`` is a file, a run folder or the name of a released model. Where ``config.training`` asks for
+    several processes they are started, and all of them run the program from its beginning.
     ``overrides`` are model settings by flat name. Raises CheckpointError and UsageError.
     """
     if clash := {"device", "path"} & overrides.keys():
@@ -124,13 +124,14 @@ def evaluate(
     """Predict, score, and write what was found to ``out``, or else to a folder of its own below ``home``.
 
     Args:
-        checkpoint: file or run folder; its model's settings count, with ``overrides`` by flat name on top.
+        checkpoint: file, run folder or name of a released model; its model's settings count, with ``overrides`` by flat
+            name on top.
         config: the data, how to run, and how to score; where it says nothing of how to score, settings in the
             checkpoint count (see ``as_published``).
         split: ``"test"`` or ``"val"``.
         references: also score an untrained model and a random ranking, both on true boxes.
         out: folder to write; one that holds another evaluation is refused.
-        home: where the folder ``evaluation`` lies; None: beside the checkpoint.
+        home: where the folder ``evaluation`` lies; None: beside the checkpoint, for a named model in ``runs/NAME``.
         progress: called with the scenes done and their number.
         warn: called with what the dataset's files hold and the program does not use.
         tell: called with what another project's checkpoint was taken for, and which of its settings count.
@@ -151,7 +152,7 @@ def evaluate(
     record = make_record(
         checkpoint=stored.file, model_id=stored.model_id, stored=stored.config, split=scenes, config=config
     )
-    folder = Path(out or Path(home or on_disk(stored.file).parent) / EVALUATION / record.name)
+    folder = Path(out or Path(home or stored.home) / EVALUATION / record.name)
     refuse_others(folder, record)
     # The trained model comes last, so that a stop during the references loses none of its work.
     untrained = _untrained_predictions(model, scenes, config, progress, warn) if references else None

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,25 @@ _NEW, _REPLACED = "new", "replaced"
 """In a temporary folder: what is being made, and what it takes the place of."""
 
 
+def cache_folder() -> Path:
+    """This program's folder for files that may be deleted at any time.
+
+    ``PERSON_SEARCH_HOME`` names it; else it is where the platform's convention has it. Raises RuntimeError where there
+    is no home folder.
+    """
+    if chosen := os.environ.get("PERSON_SEARCH_HOME"):
+        return Path(chosen).expanduser()
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        base = Path(chosen)
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    else:
+        base = Path.home() / ".cache"
+    return base / "person-search"
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a binary file for writing that takes the place of ``path`` only once it is completely on the disk.
@@ -38,11 +58,16 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_synced(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def replace_synced(written: Path, path: Path) -> None:
+    """Let the file ``written``, whose bytes are on the disk, take the place of ``path`` there. Raises OSError."""
+    os.replace(written, path)
     _sync_folder(path.parent)
 
 
