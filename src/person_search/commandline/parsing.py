@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from person_search.commandline.flags import Hint, parse_flags, parse_with_files, settings_in
+from person_search.commandline.flags import Hint, parse_flags, parse_with_files
 from person_search.commandline.options import OPTIONS
 from person_search.commandline.shared_options import base_config, required, running_config, settings_from
 from person_search.config import Config, owner_hint, to_yaml, with_settings
@@ -156,10 +156,10 @@ def synth(arguments: Sequence[str]) -> None:
     from person_search.synth.settings import SynthConfig
 
     options = parse_flags(OPTIONS["synth"](Config()), arguments, prog="person-search synth")
-    config = SynthConfig(**settings_in(options))
+    config = SynthConfig(**settings_from(options, "dataset"))
     from person_search.commandline.commands import run_synthesis
 
-    run_synthesis(config)
+    run_synthesis(config, replace=options.replace)
 
 
 def report(arguments: Sequence[str]) -> None:

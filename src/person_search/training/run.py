@@ -26,6 +26,7 @@ from person_search.checkpoints.checkpoint import (
 )
 from person_search.config import Config, to_builtins
 from person_search.config.sections import flat
+from person_search.data.fingerprint import data_record
 from person_search.data.loading import Batch, TrainingOrder, raise_errors, training_batches
 from person_search.data.scene import Split
 from person_search.errors import CheckpointError, DataError, UsageError
@@ -49,7 +50,6 @@ from person_search.training.resuming import (
 from person_search.training.run_folder import (
     Position,
     check_data,
-    data_record,
     noted_aspect_ratios,
     scenes_to_train_on,
 )

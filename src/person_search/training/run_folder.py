@@ -13,7 +13,7 @@ from typing import Any
 
 from person_search.checkpoints.checkpoint import Checkpoint, newest_checkpoint
 from person_search.config import Config, parse_config, to_yaml
-from person_search.data.fingerprint import fingerprint
+from person_search.data.fingerprint import data_difference
 from person_search.data.image_sizes import aspect_ratios
 from person_search.data.loading import unreadable_scenes
 from person_search.data.scene import Split
@@ -107,16 +107,6 @@ def agree_on_start(start: tuple[Path, Checkpoint] | None) -> None:
         )
 
 
-def data_record(split: Split) -> dict[str, Any]:
-    """What a run remembers of the scenes that it is trained on: their fingerprint, and counts to tell of."""
-    return {
-        "fingerprint": fingerprint(split),
-        "scenes": len(split.scenes),
-        "boxes": sum(len(scene.boxes) for scene in split.scenes),
-        "identities": split.num_identities,
-    }
-
-
 def check_data(path: Path, trained_on: dict[str, Any] | None, given: dict[str, Any]) -> None:
     """Raise CheckpointError when the run of the checkpoint ``path`` was trained on other data than is ``given``.
 
@@ -130,15 +120,11 @@ def check_data(path: Path, trained_on: dict[str, Any] | None, given: dict[str, A
                 path,
             )
         return
-    if trained_on["fingerprint"] == given["fingerprint"]:
+    difference = data_difference(trained_on, given)
+    if difference is None:
         return
-    then, now = (
-        ", ".join(f"{record[name]} {name}" for name in ("scenes", "boxes", "identities"))
-        for record in (trained_on, given)
-    )
-    found = f"{now} now" if then != now else "as many now, but with other names, boxes or person ids"
     raise CheckpointError(
-        f"'{path}' was trained on other data: {then} then, {found}; resume on the data it was trained on "
+        f"'{path}' was trained on other data: {difference}; resume on the data it was trained on "
         "(`data_root`), or start a new run in another `run_dir`"
     )
 
