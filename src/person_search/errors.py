@@ -17,6 +17,8 @@ class PersonSearchError(Exception):
     """A run-time failure that the user can do something about. Exit code 1."""
 
     exit_code = 1
+    is_failure = True
+    """Something went wrong; else somebody asked for the end, and the message is not shown as that of an error."""
     agreed = False
     """All processes of the run raised this error together."""
     shown_elsewhere = False

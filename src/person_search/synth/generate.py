@@ -98,8 +98,8 @@ def _is_current(out: Path, config: SynthConfig, replace: bool) -> bool:
         )
     if differing and not replace:
         raise UsageError(
-            f"`out` '{config.out}' holds a synthetic dataset that was made with other settings: {', '.join(differing)}; "
-            "choose another folder, or give `replace` to have it drawn anew with these"
+            f"`out` '{config.out}' holds a synthetic dataset that was made with other settings: "
+            f"{', '.join(differing)}; choose another folder, or give `replace` to have it drawn anew with these"
         )
     return current
 

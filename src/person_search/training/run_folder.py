@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from person_search.checkpoints.checkpoint import Checkpoint, newest_checkpoint
+from person_search.checkpoints.checkpoint import LAST, Checkpoint, epoch_checkpoints, newest_checkpoint
 from person_search.config import Config, parse_config, to_yaml
 from person_search.data.fingerprint import data_difference
 from person_search.data.image_sizes import aspect_ratios
@@ -21,7 +21,7 @@ from person_search.errors import CheckpointError, DataError, PersonSearchError, 
 from person_search.runtime.distributed import all_gather_object, rank
 from person_search.runtime.files import atomic_write_text
 from person_search.training.curves import METRICS
-from person_search.training.resuming import CONFIG_FILE
+from person_search.training.resuming import CONFIG_FILE, resume_command
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +82,16 @@ def open_run(run_dir: Path, *, resume: bool) -> tuple[Path, Checkpoint] | None:
         if holds_run(run_dir):
             raise UsageError(f"'{run_dir}' already holds a run; continue it with `resume` or choose another `run_dir`")
         return None
-    newest = newest_checkpoint(run_dir)
-    if newest is None:
-        log.warning("there is no checkpoint in '%s' to resume from; the run starts at the beginning", run_dir)
-    return newest
+    return newest_checkpoint(run_dir)
+
+
+def how_to_go_on(run_dir: Path) -> str:
+    """What a run that ended before its time has left, and the command that goes on from there, for an error message."""
+    if (run_dir / LAST).exists() or epoch_checkpoints(run_dir):
+        return f"Checkpoints are kept; continue with: {resume_command(run_dir)}"
+    if holds_run(run_dir):
+        return f"No checkpoint was written yet; start from the beginning with: {resume_command(run_dir)}"
+    return "No checkpoint was written yet; start it again"
 
 
 def trained_with(path: Path, checkpoint: Checkpoint) -> Config | None:
