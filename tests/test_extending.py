@@ -30,7 +30,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the document's files and the pictures that one draws; what they register is forgotten afterwards."""
+    """A folder with the document's files and the pictures that one draws; all that they register is forgotten later."""
     for code in blocks("python"):
         path = tmp_path / code.splitlines()[0].removeprefix("# ")
         path.parent.mkdir(exist_ok=True)
