@@ -51,7 +51,7 @@ EXECUTED = [*FIRST_RUN, FIRST_SEARCH, RESUME, SEARCH, *SCORING]
 LICENSED = "needs CUHK-SYSU or PRW, which are licensed"
 MANY = "needs several GPUs or machines; tests/training trains on two processes"
 MINUTES = "takes minutes, and its commands are compared here or tested by themselves"
-ELSEWHERE = "is executed by tests/test_extending.py"
+BY_THE_PAGES_OWN_TEST = "is executed by tests/test_extending.py"
 INSTALLS = "installs; tests/test_end_to_end.py installs the wheel"
 NAMES = "names a command or shows a way to call it, and says nothing that could be executed"
 NOT_EXECUTED = {
@@ -64,7 +64,7 @@ NOT_EXECUTED = {
     r"(OMP_NUM_THREADS=1 )?python benchmarks/\w+\.py.*": MINUTES,
     r"person-search (synth --identities 300|train --config recipes/demo.yaml --data-root|evaluate|report) .*"
     r"(data/demo|runs/demo).*": MINUTES,
-    r"PYTHONPATH=\. person-search .*|python (make_people|try_it)\.py": ELSEWHERE,
+    r"PYTHONPATH=\. person-search .*|python (make_people|try_it)\.py": BY_THE_PAGES_OWN_TEST,
     r"pip install (--constraint constraints.txt )?\.": INSTALLS,
     r"pip install '\.\[weights\]'": INSTALLS,
     r"git clone ADDRESS person-search|cd person-search": INSTALLS,

@@ -25,7 +25,7 @@ from person_search.data.catalogue import open_dataset, open_split
 from person_search.data.fingerprint import data_record, fingerprint
 from person_search.data.holdout import hold_out
 from person_search.errors import CheckpointError, DataError, UsageError
-from person_search.evaluation.files import OURS, evaluations_of, refuse_others, write_evaluation
+from person_search.evaluation.files import EVALUATION_FILES, evaluations_of, refuse_others, write_evaluation
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.record import LONGEST_NAME, Record, make_record, read_record
 from person_search.evaluation.results import read_results, score
@@ -174,7 +174,7 @@ def test_a_checkpoint_by_itself_is_recorded_with_its_own_settings(work: Path, pe
 
 def test_the_same_again_replaces_its_own_folder_alone(work: Path, person_search: PersonSearch) -> None:
     person_search("evaluate", "--checkpoint", "run", "--out", "out", "--references")
-    assert set(contents(work / "out")) == OURS
+    assert set(contents(work / "out")) == EVALUATION_FILES
     rows = (work / "out" / "references.json").read_bytes()
     record = read_record(work / "out")
     printed = person_search("evaluate", "--checkpoint", "run", "--out", "out", "--eval-batch-size", 1)
@@ -212,7 +212,7 @@ def test_reference_rows_that_cannot_be_read_cost_no_evaluation(work: Path, perso
     (work / "out" / "references.json").write_text("[1")
     printed = " ".join(person_search("evaluate", "--checkpoint", "run", "--out", "out").split())
     assert "the reference rows of the evaluation before are dropped: cannot read" in printed
-    assert set(contents(work / "out")) == OURS - {"references.json"}
+    assert set(contents(work / "out")) == EVALUATION_FILES - {"references.json"}
 
 
 def test_a_stop_during_the_references_loses_no_work_of_the_trained_model(

@@ -136,7 +136,7 @@ def convert_options(base: Config) -> Any:
     """A dataclass of the options to write a checkpoint in this program's format."""
     return command(
         "Convert",
-        "Write the model of a checkpoint in this program's format: person-search convert FILE --out OURS. FILE is a "
+        "Write the model of a checkpoint in this program's format: person-search convert FILE --out OUTPUT. FILE is a "
         "checkpoint that another project released, recognised by its contents, or one of this program, "
         "whose training state is left out. Nothing in FILE is executed.",
         [

@@ -118,7 +118,7 @@ def convert(arguments: Sequence[str]) -> None:
     """Write a checkpoint of another project, or a run's model alone, in this program's format."""
     options, files = parse_with_files(OPTIONS["convert"](Config()), arguments, prog="person-search convert", files=1)
     if not files:
-        raise UsageError("convert wants a checkpoint: person-search convert FILE --out OURS")
+        raise UsageError("convert wants a checkpoint: person-search convert FILE --out OUTPUT")
     from person_search.commandline.commands import run_conversion
 
     run_conversion(Path(files[0]), required(options.out, "--out"), plugins=options.plugins)

@@ -13,7 +13,7 @@ from person_search.data.holdout import hold_out, validation_protocol, validation
 from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
 from person_search.errors import PersonSearchError, UsageError
 
-ELSEWHERE = {"data_root", "workers", "skip_unreadable", "plugins"}
+WITHOUT_EFFECT_ON_SCENES = {"data_root", "workers", "skip_unreadable", "plugins"}
 """Settings of the data that do not change which scenes a share of them is."""
 
 
@@ -93,7 +93,7 @@ def _refuse_other_settings(config: Config, run: Config, run_dir: Path) -> None:
     differing = [
         f"{key} {given[key]} (the run: {old})"
         for key, old in flat(run.data).items()
-        if key in given and key not in ELSEWHERE and given[key] != old
+        if key in given and key not in WITHOUT_EFFECT_ON_SCENES and given[key] != old
     ]
     if config.training.seed != run.training.seed:
         differing.append(f"seed {config.training.seed} (the run: {run.training.seed})")
