@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
-DATA ?= data/synthetic
+DATA ?= data/demo
 SEEDS ?= 1
 # A file of versions to keep to, such as constraints.txt, which CI passed with; empty: the newest that fit.
 CONSTRAINTS ?=
@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	$(BIN)/person-search synth --identities 300 --scenes 1000 --cameras 4 --out $(DATA)
 	$(BIN)/person-search train --config recipes/demo.yaml --data-root $(DATA) --run-dir $(RUN) $(if $(wildcard $(RUN)),--resume)
 	$(BIN)/person-search evaluate --checkpoint $(RUN) --references
-	$(BIN)/person-search report --run-dir $(RUN) --out report
+	$(BIN)/person-search report --run-dir $(RUN) --out report/demo
 
 # Two processes with one thread each: torch's own threads gain little on pictures as small as the tests'.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

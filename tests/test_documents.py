@@ -29,12 +29,16 @@ FIRST_RUN = [
     "person-search synth --identities 200 --scenes 2000 --cameras 6 --layout coco --out data/synthetic",
     "person-search train --config recipes/demo.yaml --run-dir runs/first",
     "person-search evaluate --checkpoint runs/first --references",
-    "person-search report --run-dir runs/first --out report",
+    "person-search report --run-dir runs/first --out report/first",
 ]
 RESUME = "train --run-dir RUN --resume"
 SEARCH = (
     "person-search visualize --model runs/first --query street.jpg --box 120,40,180,210 --gallery holiday/ "
     "--out ranking.png"
+)
+FIRST_SEARCH = (
+    "person-search visualize --model runs/first --query data/synthetic/images/c1/000239.jpg --box 79,132,128,286 "
+    "--gallery data/synthetic/images/c2 --out ranking.png"
 )
 SCORING = [
     "person-search score --dataset prw --data-root data --predictions theirs.npz --per-query per_query.csv",
@@ -42,14 +46,14 @@ SCORING = [
     "--per-query aps.csv",
     "person-search compare ours.npz theirs.npz --dataset prw --data-root data",
 ]
-EXECUTED = [*FIRST_RUN, RESUME, SEARCH, *SCORING]
+EXECUTED = [*FIRST_RUN, FIRST_SEARCH, RESUME, SEARCH, *SCORING]
 
 LICENSED = "needs CUHK-SYSU or PRW, which are licensed"
 MANY = "needs several GPUs or machines; tests/training trains on two processes"
 NETWORK = "needs a network, and a model that its authors released for research"
 MODELS = "is executed by tests/commandline/test_models.py"
 MINUTES = "takes minutes, and its commands are compared here or tested by themselves"
-ELSEWHERE = "is executed by tests/test_extending.py"
+BY_THE_PAGES_OWN_TEST = "is executed by tests/test_extending.py"
 INSTALLS = "installs; tests/test_end_to_end.py installs the wheel"
 NAMES = "names a command or shows a way to call it, and says nothing that could be executed"
 NOT_EXECUTED = {
@@ -63,10 +67,12 @@ NOT_EXECUTED = {
     r"make (demo|test|test-fast|test-gpu|lint|docs|format|compare|mutants)( \w+=\S+)?": MINUTES,
     r"(OMP_NUM_THREADS=1 )?python benchmarks/\w+\.py.*": MINUTES,
     r"person-search (synth --identities 300|train --config recipes/demo.yaml --data-root|evaluate|report) .*"
-    r"(data/synthetic|runs/demo).*": MINUTES,
-    r"PYTHONPATH=\. person-search .*": ELSEWHERE,
+    r"(data/demo|runs/demo).*": MINUTES,
+    r"PYTHONPATH=\. person-search .*|python (make_people|try_it)\.py": BY_THE_PAGES_OWN_TEST,
     r"pip install (--constraint constraints.txt )?\.": INSTALLS,
     r"pip install '\.\[weights\]'": INSTALLS,
+    r"git clone ADDRESS person-search|cd person-search": INSTALLS,
+    r"person-search (train --config recipes/demo.yaml --gfn --run-dir|evaluate --checkpoint) runs/filtered.*": MINUTES,
     r"pip install torch torchvision --index-url \S+": INSTALLS,
     r"person-search train --run-dir runs/first --resume": "is what the shorter line that is executed stands for",
     r"python -c .*": "is executed where it is read",
@@ -94,6 +100,8 @@ SMALLER = {
     "recipes/demo.yaml": f"'{ROOT}/recipes/demo.yaml' {TINY}",
     "runs/first": "runs/[a]",
     "RUN": "runs/[a] --max-epochs 2",
+    "data/synthetic/images/c1/000239.jpg --box 79,132,128,286": "data/synthetic/images/c1/000001.jpg --box 9,9,60,160",
+    "--gallery data/synthetic/images/c2": "--gallery data/synthetic/images/c2 --search-threshold 0",
     "--gallery holiday/": "--gallery holiday/ --search-threshold 0",
 }
 """What is put in place of what is written, for little data and a folder whose name looks like markup."""
@@ -154,7 +162,7 @@ class Understood(BaseException):
 
 def understood(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Take a command line through its program up to where work would begin."""
-    if line.startswith("PYTHONPATH=. "):
+    if line.startswith("PYTHONPATH=. ") or line in ("python make_people.py", "python try_it.py"):
         # Needs the plug-in of the page, whose modules tests/test_extending.py writes.
         return
     words = [word for word in shlex.split(f"{line} {COMPLETED.get(line, '')}") if word != "..."]
@@ -171,7 +179,7 @@ def understood(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     elif program == "make":
         assert re.search(rf"^{rest[0]}:", MAKEFILE, re.MULTILINE)
         return
-    elif program in ("pip", "tensorboard"):
+    elif program in ("pip", "tensorboard", "git", "cd"):
         return
     execute = cli.dispatch
     if program == "python" and rest[0] == "main.py":
@@ -224,7 +232,7 @@ def test_a_wrong_command_line_is_not_understood(
 
 
 def test_every_run_that_is_used_is_made_by_a_command_before() -> None:
-    used, made = set(), {"runs/again", "runs/demo", "runs/first"}
+    used, made = set(), {"runs/again", "runs/demo", "runs/filtered", "runs/first"}
     for line in LINES:
         used |= set(re.findall(r"--(?:checkpoint|model|start|run-dir) (runs/\S+)", line))
         for recipe in re.findall(r" train --config (\S+)$", line):
@@ -334,7 +342,8 @@ def test_the_first_run(at_work: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "newest checkpoint runs/[a]/last.pt" in executed(capsys, train)
     assert "wrote runs/[a]/evaluation/" in executed(capsys, evaluate)
     assert "runs/[a]" in executed(capsys, report)
-    assert "[a]" in (at_work / "report" / "index.html").read_text(encoding="utf-8")
+    assert "[a]" in (at_work / "report" / "first" / "index.html").read_text(encoding="utf-8")
+    assert "wrote ranking.png" in executed(capsys, FIRST_SEARCH)
 
 
 def test_going_on_with_a_run(at_work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import runpy
@@ -13,10 +12,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torchvision.io import write_jpeg
 
 from person_search import load_model, registry
 from person_search.checkpoints.checkpoint import identity_names
@@ -31,33 +28,15 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
 
 
-def write_people(root: Path) -> None:
-    """Eight training and four test pictures with two people each, one of the last without identity."""
-    (root / "images").mkdir(parents=True)
-    draw = np.random.default_rng(0)
-    with (root / "boxes.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["split", "image", "x1", "y1", "x2", "y2", "person"])
-        for number in range(12):
-            split = "train" if number < 8 else "test"
-            picture = draw.integers(90, 160, (3, 120, 160), dtype=np.uint8)
-            for place, person in enumerate([f"{split}{number % 2}", f"{split}2" if number != 11 else ""]):
-                left, top = 12 + 70 * place, int(draw.integers(5, 30))
-                color = np.array([80 * (number % 2), 120 * place, 200], np.uint8)
-                picture[:, top : top + 80, left : left + 32] = color[:, None, None]
-                table.writerow([split, f"{number}.jpg", left, top, left + 32, top + 80, person])
-            write_jpeg(torch.from_numpy(picture), str(root / "images" / f"{number}.jpg"))
-
-
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the document's files and little pictures; what they register is forgotten afterwards."""
+    """A folder with the document's files and the pictures that one draws; all that they register is forgotten later."""
     for code in blocks("python"):
         path = tmp_path / code.splitlines()[0].removeprefix("# ")
         path.parent.mkdir(exist_ok=True)
         path.write_text(code)
-    write_people(tmp_path / "data" / "people")
     monkeypatch.chdir(tmp_path)
+    runpy.run_path("make_people.py")
     for kind in (registry.methods, registry.datasets, registry.losses, registry.backbones):
         monkeypatch.setattr(kind, "_registered", {})
     yield tmp_path

@@ -12,11 +12,15 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_NAMED = re.compile(r"`([a-z]\w*)`")
+
 
 class PersonSearchError(Exception):
     """A run-time failure that the user can do something about. Exit code 1."""
 
     exit_code = 1
+    is_failure = True
+    """Something went wrong; else somebody asked for the end, and the message is not shown as that of an error."""
     agreed = False
     """All processes of the run raised this error together."""
     shown_elsewhere = False
@@ -43,7 +47,12 @@ class DownloadError(PersonSearchError):
 
 def as_options(message: str) -> str:
     """``message`` for the command line: a setting or parameter in backquotes, as `run_dir`, becomes --run-dir."""
-    return re.sub(r"`([a-z]\w*)`", lambda found: "--" + found[1].replace("_", "-"), message)
+    return _NAMED.sub(lambda found: "--" + found[1].replace("_", "-"), message)
+
+
+def as_settings(message: str) -> str:
+    """``message`` for a file: a setting or parameter in backquotes, as `run_dir`, becomes run_dir, as in YAML."""
+    return _NAMED.sub(r"\1", message)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

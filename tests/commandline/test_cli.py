@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -317,3 +318,11 @@ def test_settings_of_yes_and_no_are_flags_in_test_too(called, words, value):
     (_, (_, evaluated), _), (_, (_, config), _) = called
     assert evaluated.evaluation.cws is config.evaluation.cws is bool(value)
     assert config.training.channels_last is True
+
+
+def test_an_interruption_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(arguments: Sequence[str]) -> None:
+        raise KeyboardInterrupt
+
+    assert cli.run([], stopped) == 130
+    assert capsys.readouterr().err == "stopped: nothing incomplete was written; run the command again\n"

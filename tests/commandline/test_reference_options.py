@@ -21,7 +21,7 @@ TRAINING = (
     '--max_epoch 7 --suffix ""'
 )
 """The published experiment, as its authors start it."""
-OURS = (
+DEFAULT_OPTIONS = (
     "--dataset cuhk-sysu --data-root data --batch-size 5 --method baseline --levels C5 --reid-loss oim --lr 0.003 "
     "--warmup-epochs 1 --max-epochs 7 --run-dir checkpoints/cuhk-sysu_baseline_C5_oim"
 )
@@ -121,13 +121,13 @@ def test_every_option_is_compared():
 @pytest.mark.parametrize(("display", "ours"), [("", ""), (" -dis", " --display")])
 def test_the_published_training_command(called, train_config, display, ours):
     assert main(TRAINING + display) == 0
-    assert called == [("run_training", (train_config(OURS + ours),), {"resume": False})]
+    assert called == [("run_training", (train_config(DEFAULT_OPTIONS + ours),), {"resume": False})]
 
 
 def test_the_published_test_command(called, train_config):
     assert main(f"--is_test {TRAINING} --load_ckpt best.pth") == 0
     ((name, (checkpoint, config), options),) = called
-    assert (name, checkpoint, config) == ("run_evaluation", Path("best.pth"), train_config(OURS))
+    assert (name, checkpoint, config) == ("run_evaluation", Path("best.pth"), train_config(DEFAULT_OPTIONS))
     assert options["overrides"] == {"method": "baseline", "levels": ("C5",), "reid_loss": "oim"}
     assert options["out"] is None
     assert options["home"] == Path("checkpoints/cuhk-sysu_baseline_C5_oim")

@@ -165,7 +165,7 @@ def test_a_checkpoint_says_what_became_of_its_settings(tmp_path: Path, caplog: p
     old_checkpoint(path, cws=True, pk_per_person=9)
     load_stored(path)
     said = "\n".join(caplog.messages)
-    assert "its 'cws' of version 0.1.0 is a setting of the evaluation now: give --cws" in said
+    assert "its 'cws' of version 0.1.0 is a setting of the evaluation now: set `cws` there" in said
     assert "'pk_per_person: 9', which version 0.1.0 wrote for all, is of no effect here" in said
 
 

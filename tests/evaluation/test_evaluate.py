@@ -22,11 +22,11 @@ from person_search.checkpoints.checkpoint import Checkpoint, read_checkpoint, sa
 from person_search.checkpoints.loading import load_stored
 from person_search.commandline import cli
 from person_search.config import Config, DataConfig, override, to_yaml, with_settings
-from person_search.data.catalogue import open_dataset
-from person_search.data.fingerprint import fingerprint
+from person_search.data.catalogue import open_dataset, open_split
+from person_search.data.fingerprint import data_record, fingerprint
 from person_search.data.holdout import hold_out
 from person_search.errors import CheckpointError, DataError, UsageError
-from person_search.evaluation.files import OURS, evaluations_of, refuse_others, write_evaluation
+from person_search.evaluation.files import EVALUATION_FILES, evaluations_of, refuse_others, write_evaluation
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.record import LONGEST_NAME, Record, make_record, read_record
 from person_search.evaluation.results import read_results, score
@@ -34,7 +34,6 @@ from person_search.models.backbones import resnet
 from person_search.models.building import build_model
 from person_search.models.two_stage import TwoStageModel
 from person_search.runtime.files import atomic_folder
-from person_search.training.run_folder import data_record
 
 TINY: dict[str, Any] = {
     "backbone": "resnet18",
@@ -200,7 +199,7 @@ def test_a_checkpoint_by_itself_is_recorded_with_its_own_settings(work: Path, pe
 
 def test_the_same_again_replaces_its_own_folder_alone(work: Path, person_search: PersonSearch) -> None:
     person_search("evaluate", "--checkpoint", "run", "--out", "out", "--references")
-    assert set(contents(work / "out")) == OURS
+    assert set(contents(work / "out")) == EVALUATION_FILES
     rows = (work / "out" / "references.json").read_bytes()
     record = read_record(work / "out")
     printed = person_search("evaluate", "--checkpoint", "run", "--out", "out", "--eval-batch-size", 1)
@@ -238,7 +237,7 @@ def test_reference_rows_that_cannot_be_read_cost_no_evaluation(work: Path, perso
     (work / "out" / "references.json").write_text("[1")
     printed = " ".join(person_search("evaluate", "--checkpoint", "run", "--out", "out").split())
     assert "the reference rows of the evaluation before are dropped: cannot read" in printed
-    assert set(contents(work / "out")) == OURS - {"references.json"}
+    assert set(contents(work / "out")) == EVALUATION_FILES - {"references.json"}
 
 
 def test_a_stop_during_the_references_loses_no_work_of_the_trained_model(
@@ -335,6 +334,24 @@ def test_scenes_of_other_data_are_not_taken_for_those_held_out(work: Path, perso
     options = ["--checkpoint", "alone/copy.pt", "--split", "val", "--config", "run/config.yaml"]
     person_search("evaluate", *options)
     assert "leaves other scenes" in person_search("evaluate", *options, "--validation-share", 0.5, code=2)
+
+
+def test_other_training_data_than_the_run_had_is_said_once(work: Path, person_search: PersonSearch) -> None:
+    training = open_split(open_dataset(with_settings(Config(), dataset="coco", data_root=work / "data")), "train")
+    made = read_checkpoint(work / "run" / "last.pt")
+    save_checkpoint(work / "run" / "last.pt", replace(made, data=data_record(training)))
+    said = "was trained on other data than is in"
+    assert said not in person_search("evaluate", "--checkpoint", "run")
+    shutil.move(work / "data", work / "moved")
+    assert said not in person_search("evaluate", "--checkpoint", "run", "--data-root", "moved")
+
+    write_data(work / "data", scenes=8)
+    told = " ".join(person_search("evaluate", "--checkpoint", "run").split())
+    assert told.count(said) == 1
+    assert "6 scenes, 12 boxes, 6 identities then, 8 scenes, 16 boxes, 8 identities now in training" in told
+    # A test set alone has nothing to compare with.
+    (work / "data" / "train.json").unlink()
+    assert said not in person_search("evaluate", "--checkpoint", "run")
 
 
 def test_the_untrained_row_has_the_weights_that_training_began_with(

@@ -23,7 +23,7 @@ from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.search import SearchResult, search
 
 PERSON = (0, 0, 40, 80)
-ELSEWHERE = (200, 0, 240, 80)
+OTHER_BOX = (200, 0, 240, 80)
 
 
 def assert_same(result: SearchResult, plain: list[plain_scorer.PlainQuery], *, tolerance: float = 1e-12) -> None:
@@ -112,7 +112,7 @@ class TestAgainstPlainScorer:
         scenes = [Scene(f"{i}.jpg", as_boxes([PERSON]), np.array([i % 3])) for i in range(150)]
         queries = [Query(k, scenes[k].boxes[0], k) for k in range(3)]
         split = Split("synthetic", "test", Path("."), scenes, 3, queries)
-        boxes = np.tile(as_boxes([PERSON, ELSEWHERE, ELSEWHERE, ELSEWHERE, ELSEWHERE]), (150, 1))
+        boxes = np.tile(as_boxes([PERSON, OTHER_BOX, OTHER_BOX, OTHER_BOX, OTHER_BOX]), (150, 1))
         predictions = Predictions(
             scene_names=np.array([scene.name for scene in scenes]),
             offsets=np.arange(151) * 5,
@@ -185,7 +185,7 @@ def one_query(rows: list[tuple[int, tuple[int, ...], float]], truths: list[list[
 
 class TestByHand:
     def test_average_precision_times_recall(self) -> None:
-        rows = [(0, PERSON, 0.9), (1, ELSEWHERE, 0.8), (1, PERSON, 0.7)]
+        rows = [(0, PERSON, 0.9), (1, OTHER_BOX, 0.8), (1, PERSON, 0.7)]
         result = one_query(rows, [[PERSON], [PERSON], [PERSON]])
         assert result.ap[0] == pytest.approx((1 + 2 / 3) / 2 * 2 / 3, abs=1e-15)
         assert result.recall[0] == pytest.approx(2 / 3)
@@ -197,10 +197,10 @@ class TestByHand:
         assert result.ap[0] == pytest.approx((1 + 2 / 3) / 2, abs=1e-15)
 
     def test_where_a_scene_holds_the_person_twice_the_first_annotated_box_is_the_true_one(self) -> None:
-        assert one_query([(0, ELSEWHERE, 0.9)], [[PERSON, ELSEWHERE]]).ap[0] == 0
-        result = one_query([(0, ELSEWHERE, 0.9), (0, PERSON, 0.8)], [[PERSON, ELSEWHERE]])
+        assert one_query([(0, OTHER_BOX, 0.9)], [[PERSON, OTHER_BOX]]).ap[0] == 0
+        result = one_query([(0, OTHER_BOX, 0.9), (0, PERSON, 0.8)], [[PERSON, OTHER_BOX]])
         assert (result.ap[0], result.recall[0]) == (0.5, 1)
-        assert one_query([(0, ELSEWHERE, 0.9)], [[ELSEWHERE, PERSON]]).ap[0] == 1
+        assert one_query([(0, OTHER_BOX, 0.9)], [[OTHER_BOX, PERSON]]).ap[0] == 1
 
     def test_small_people_need_less_overlap(self) -> None:
         small, shifted = (0, 0, 10, 20), (0, 7, 10, 27)  # IoU 13/27 = 0.48, needed 200/600
@@ -209,13 +209,13 @@ class TestByHand:
         assert one_query([(0, moved, 0.9)], [[large]]).ap[0] == 0
 
     def test_a_true_box_without_area_needs_no_overlap(self) -> None:
-        assert one_query([(0, ELSEWHERE, 0.9)], [[(5, 5, 5, 25)]]).ap[0] == 1
+        assert one_query([(0, OTHER_BOX, 0.9)], [[(5, 5, 5, 25)]]).ap[0] == 1
 
     def test_overlap_of_exactly_one_half_is_enough(self) -> None:
         assert one_query([(0, (0, 0, 40, 40), 0.9)], [[(0, 0, 40, 80)]]).ap[0] == 1
 
     def test_equal_similarities_share_one_precision_but_the_lower_row_ranks_first(self) -> None:
-        rows = [(0, ELSEWHERE, 0.5), (0, ELSEWHERE, 0.5), (1, PERSON, 0.5)]
+        rows = [(0, OTHER_BOX, 0.5), (0, OTHER_BOX, 0.5), (1, PERSON, 0.5)]
         result = one_query(rows, [[PERSON], [PERSON]])
         assert result.ap[0] == pytest.approx(1 / 3 * 1 / 2, abs=1e-15)
         assert result.first_rank[0] == 3
@@ -225,7 +225,7 @@ class TestByHand:
         assert result.top_correct[0][:2].tolist() == [True, False]
 
     def test_a_person_never_detected_scores_zero(self) -> None:
-        result = one_query([(0, ELSEWHERE, 0.9)], [[PERSON]])
+        result = one_query([(0, OTHER_BOX, 0.9)], [[PERSON]])
         assert (result.ap[0], result.recall[0], result.first_rank[0]) == (0, 0, 0)
 
     def test_no_detections_at_all(self) -> None:
@@ -272,7 +272,7 @@ class TestRefusals:
             protocol,
             truth_offsets=np.array([0, 2]),
             truth_scenes=np.array([1, 1]),
-            truth_boxes=as_boxes([PERSON, ELSEWHERE]),
+            truth_boxes=as_boxes([PERSON, OTHER_BOX]),
         )
         with pytest.raises(DataError, match=r"query 0 has two true boxes in scene '1.jpg'"):
             search(predictions, split, twice)

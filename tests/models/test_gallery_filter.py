@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from small_models import METHODS, small
 from torch import Tensor
 from torch.nn import functional as F
 
+from person_search.checkpoints.checkpoint import Checkpoint, start_from
 from person_search.config import method_settings
 from person_search.data.target import Target
 from person_search.errors import UsageError
@@ -339,3 +341,28 @@ def test_a_method_that_cannot_carry_one_says_why_where_it_is_set() -> None:
 def test_unknown_words_are_refused(setting: str) -> None:
     with pytest.raises(UsageError, match=setting.removeprefix("gfn_")):
         method_settings("oim", gfn=True, **{setting: "image"})
+
+
+@pytest.mark.parametrize("method", ["seqnext", "oimnet++"])
+def test_it_starts_from_a_model_that_was_trained_without(method: str) -> None:
+    """Its copies are those of the trained layers, as where it is trained along from the beginning."""
+    plain, model = small(method), small(method, gfn=True)
+    with torch.no_grad():
+        for value in plain.state_dict().values():
+            value.add_(1)
+    fresh = copy.deepcopy(model.gallery_filter.norm.state_dict())
+    start_from(model, Checkpoint(plain.config, plain.num_identities, plain.state_dict()), Path("plain.pt"))
+    state = model.state_dict()
+    copied = [name for name in state if name.startswith("gallery_filter.parts.")]
+    assert copied
+    for name in copied:
+        torch.testing.assert_close(state[name], plain.state_dict()[name.removeprefix("gallery_filter.parts.")])
+    torch.testing.assert_close(model.gallery_filter.norm.state_dict(), fresh)
+    # One that has its own keeps it.
+    with torch.no_grad():
+        for value in model.gallery_filter.state_dict().values():
+            value.add_(1)
+    again = small(method, gfn=True)
+    start_from(again, Checkpoint(model.config, model.num_identities, model.state_dict()), Path("gfn.pt"))
+    for name, value in again.gallery_filter.state_dict().items():
+        torch.testing.assert_close(value, model.gallery_filter.state_dict()[name])

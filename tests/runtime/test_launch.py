@@ -28,7 +28,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., BaseExce
     def start(program: str, *arguments: str) -> BaseException:
         command = [sys.executable, "-c", f"import os, signal, sys, time; rank = os.environ['RANK']; {program}"]
         monkeypatch.setattr(launching, "_own_command", lambda: [*command, *arguments])
-        with pytest.raises((SystemExit, PersonSearchError)) as raised, name_lost_ranks("go on"):
+        with pytest.raises((SystemExit, PersonSearchError)) as raised, name_lost_ranks(lambda: "Go on."):
             launch(2, 1)
         return raised.value
 
@@ -72,7 +72,7 @@ def test_a_rank_that_ends_without_a_word_is_named_and_the_others_end(
     assert isinstance(ended, LostProcessError)
     assert ended.exit_code == 1
     assert str(ended).startswith(told)
-    assert str(ended).endswith("Checkpoints are kept; continue with: go on")
+    assert str(ended).endswith(" is the reason. Go on.")
     assert capfd.readouterr() == ("", "")
 
 
@@ -197,11 +197,9 @@ def test_an_error_of_all_ranks_is_kept_and_has_the_time_to_be_shown(forgotten: l
 def test_an_error_of_one_rank_says_whose_it_is_and_how_to_go_on(
     forgotten: list[object], error: Exception, what: str
 ) -> None:
-    with pytest.raises(LostProcessError) as raised, name_lost_ranks("go on"):
+    with pytest.raises(LostProcessError) as raised, name_lost_ranks(lambda: "Go on."):
         raise error
-    assert str(raised.value) == (
-        f"process 0 ended, and the run with it: {what}. Checkpoints are kept; continue with: go on"
-    )
+    assert str(raised.value) == f"process 0 ended, and the run with it: {what}. Go on."
     assert (raised.value.exit_code, raised.value.shown_elsewhere) == (1, False)
     assert forgotten == [leave_group]
 

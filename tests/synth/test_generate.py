@@ -64,13 +64,18 @@ def test_progress_counts_every_scene(tmp_path: Path) -> None:
     assert calls == [(done, 12) for done in range(1, 13)]
 
 
-def test_same_settings_are_kept_and_others_replace(tmp_path: Path) -> None:
+def test_same_settings_are_kept_and_others_replace_where_that_is_wanted(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "set"
     assert generate(config(out), workers=1) is True
     written = (out / "train.json").stat().st_mtime_ns
-    assert generate(config(out), workers=1) is False
+    assert generate(config(out), replace=True, workers=1) is False
     assert (out / "train.json").stat().st_mtime_ns == written
-    assert generate(config(out, scenes=14), workers=1) is True
+    before = digests(out)
+    differing = "scenes 12 there, 14 here, difficulty 0.5 there, 0.2 here; choose another folder, or give `replace`"
+    with pytest.raises(UsageError, match=differing):
+        generate(config(out, scenes=14, difficulty="easy"), workers=1)
+    assert digests(out) == before
+    assert generate(config(out, scenes=14), replace=True, workers=1) is True
     assert len(list(out.rglob("*.jpg"))) == 14
     assert [path.name for path in out.parent.iterdir()] == ["set"]
 
@@ -80,7 +85,9 @@ def test_another_version_of_the_generator_draws_again(tmp_path: Path) -> None:
     generate(config(out), workers=1)
     marker = json.loads((out / "synth.json").read_text())
     (out / "synth.json").write_text(json.dumps(marker | {"generator": 0}))
-    assert generate(config(out), workers=1) is True
+    with pytest.raises(UsageError, match="version of the generator 0 there, 1 here"):
+        generate(config(out), workers=1)
+    assert generate(config(out), replace=True, workers=1) is True
 
 
 LAYOUTS = ("coco", "mot", "cuhk-sysu", "prw")
@@ -103,7 +110,7 @@ def test_a_set_of_any_layout_is_kept_and_replaced_as_long_as_nothing_else_is_the
     if older:
         as_made_by_version_0_1_0(out)
     assert generate(config(out, layout=layout), workers=1) is False
-    assert generate(config(out, layout=layout, seed=1), workers=1) is True
+    assert generate(config(out, layout=layout, seed=1), replace=True, workers=1) is True
     assert not (out / ".DS_Store").exists()
 
 
@@ -178,7 +185,7 @@ def test_annotations_that_a_person_changed_are_not_replaced(made: Path, tmp_path
 def test_what_is_put_there_while_scenes_are_drawn_is_kept_too(made: Path, tmp_path: Path) -> None:
     out = copy_of(made, tmp_path)
     with pytest.raises(UsageError, match=r"notes\.txt"):
-        generate(config(out, seed=1), progress=lambda done, total: put_file(out, "notes.txt"), workers=1)
+        generate(config(out, seed=1), replace=True, progress=lambda done, total: put_file(out, "notes.txt"), workers=1)
     assert (out / "notes.txt").read_text() == "mine"
     assert list(tmp_path.iterdir()) == [out]
 
@@ -233,7 +240,7 @@ def test_full_disk_leaves_nothing_and_keeps_the_older_dataset(tmp_path: Path, mo
 
     monkeypatch.setattr(Path, "write_bytes", no_space)
     with pytest.raises(DataError, match="No space left on device"):
-        generate(config(out, scenes=14), workers=1)
+        generate(config(out, scenes=14), replace=True, workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     assert digests(out) == before
 

@@ -101,7 +101,7 @@ def test_a_launcher_that_is_told_to_stop_lets_the_ranks_write_a_checkpoint(runni
     launcher.terminate()
     assert launcher.wait(timeout=300) == 143
     assert all(has_ended(number) for number in ranks)
-    assert said(folder).startswith("error: stopped after step")
+    assert said(folder).startswith("stopped after step")
 
 
 def test_ranks_stop_when_their_launcher_is_killed(running) -> None:
@@ -111,7 +111,7 @@ def test_ranks_stop_when_their_launcher_is_killed(running) -> None:
     while not all(has_ended(number) for number in ranks):
         assert time.monotonic() < limit
         time.sleep(0.1)
-    assert said(folder).startswith("error: stopped after step")
+    assert said(folder).startswith("stopped after step")
 
 
 def test_what_stops_all_ranks_is_said_once(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from person_search.config import Config, EvaluationConfig
 from person_search.data.scene import Dataset, ProtocolOptions, Split
 from person_search.evaluation.chance import random_ranking
 from person_search.evaluation.results import Results
-from person_search.training.pictures import validation_rankings
-from person_search.training.run import RANKINGS
+from person_search.training.pictures import RANKINGS, validation_rankings
 from person_search.training.trainer import train
 from person_search.visualize.boxes import RIGHT, WRONG
 

@@ -52,7 +52,7 @@ def interrupt_step(monkeypatch: pytest.MonkeyPatch, wanted: int) -> None:
 
 
 def printed_command(errors: str) -> str:
-    (line,) = (line for line in errors.splitlines() if line.startswith("error:"))
+    (line,) = (line for line in errors.splitlines() if line.startswith("stopped after step"))
     return line.partition("continue with: ")[2]
 
 

@@ -25,7 +25,7 @@ from person_search.errors import DataError, UsageError
 from person_search.runtime.stopping import InterruptedRunError
 from person_search.training import trainer
 from person_search.training.run import TrainingOutcome
-from person_search.training.run_folder import scenes_to_train_on
+from person_search.training.run_folder import how_to_go_on, scenes_to_train_on
 from person_search.training.step import TrainingStep
 from person_search.training.trainer import train
 from person_search.training.validation import Validation
@@ -184,6 +184,30 @@ def test_a_signal_finishes_the_step_and_says_how_to_resume(
     run(stopped, dataset, resume=True)
     assert_same_state(tmp_path / "whole" / "last.pt", tmp_path / "stopped" / "last.pt")
     assert rows(whole) == rows(stopped)
+
+
+def test_a_second_signal_stops_at_once_and_says_what_is_kept(
+    make_config: MakeConfig, dataset: Dataset, tmp_path: Path, at_step: Callable
+) -> None:
+    config = make_config(run_dir=tmp_path / "run", max_epochs=1)
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    at_step(1, twice)
+    with pytest.raises(InterruptedRunError, match="No checkpoint was written yet") as stopped:
+        run(config, dataset)
+    assert not stopped.value.is_failure
+
+
+def test_what_is_said_of_a_run_that_ended_before_its_time(tmp_path: Path) -> None:
+    command = f"person-search train --run-dir {tmp_path} --resume"
+    assert how_to_go_on(tmp_path) == "No checkpoint was written yet; start it again"
+    (tmp_path / "metrics.jsonl").touch()
+    assert how_to_go_on(tmp_path) == f"No checkpoint was written yet; start from the beginning with: {command}"
+    (tmp_path / "last.pt").touch()
+    assert how_to_go_on(tmp_path) == f"Checkpoints are kept; continue with: {command}"
 
 
 def test_a_stop_during_validation_loses_nothing(

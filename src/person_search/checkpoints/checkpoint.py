@@ -233,14 +233,15 @@ def load_model_state(model: PersonSearchModel, checkpoint: Checkpoint, path: Pat
 def start_from(model: PersonSearchModel, checkpoint: Checkpoint, path: Path) -> None:
     """Start ``model`` from a checkpoint of perhaps other data: all of it but what belongs to identities.
 
-    The checkpoint may be of another method where the model's says that it can start from that (``weights_from``).
+    The checkpoint may be of another method, or lack parts, where the model says how to start from that
+    (``weights_from``).
     Raises CheckpointError where the rest differs or is not finite.
     """
     own = identity_names(model)
     wanted = {name: value for name, value in model.state_dict().items() if name not in own}
-    other = _other_method(model, checkpoint)
-    state = model.weights_from(checkpoint.model_config.method, checkpoint.model) if other else checkpoint.model
+    state = model.weights_from(checkpoint.model_config.method, checkpoint.model)
     given = {name: value for name, value in (state or {}).items() if name not in own}
+    other = _other_method(model, checkpoint)
     difference = other if state is None else _first_difference(wanted, given, None if other else checkpoint.origin)
     if difference:
         raise CheckpointError(f"cannot start from checkpoint '{path}': {difference}; use its model settings")

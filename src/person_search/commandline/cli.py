@@ -65,10 +65,10 @@ def run(arguments: Sequence[str], execute: Callable[[Sequence[str]], None]) -> i
         if debug:
             traceback.print_exc()
         if not error.shown_elsewhere:
-            print(f"error: {as_options(str(error))}", file=sys.stderr)
+            print(f"{'error: ' if error.is_failure else ''}{as_options(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("error: stopped", file=sys.stderr)
+        print("stopped: nothing incomplete was written; run the command again", file=sys.stderr)
         return 130
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_has_left():

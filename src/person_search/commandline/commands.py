@@ -67,7 +67,8 @@ def run_prediction(checkpoint: str, config: Config, *, overrides: dict[str, Any]
     """Write the predictions file of a checkpoint."""
     from person_search.data.catalogue import notes_of, open_dataset
     from person_search.evaluation.evaluate import load_for_test, open_test_split, predict_split
-    from person_search.evaluation.task import as_published
+    from person_search.evaluation.task import as_published, other_training_data
+    from person_search.runtime.distributed import rank
     from person_search.runtime.files import check_output_files
 
     check_output_files(predictions=out)
@@ -78,6 +79,8 @@ def run_prediction(checkpoint: str, config: Config, *, overrides: dict[str, Any]
     dataset = open_dataset(config)
     split = open_test_split(dataset, split_name, config, stored)
     print_notes(notes_of(dataset, split))
+    if rank() == 0 and (other := other_training_data(dataset, config, stored.file, stored.data)):
+        print_note(other)
     with progress_bar("detecting") as progress:
         predictions = predict_split(stored.model, split, config, progress=progress)
     if predictions is None:
@@ -205,12 +208,12 @@ def run_info(config: Config) -> None:
         raise found.contradiction
 
 
-def run_synthesis(config: SynthConfig) -> None:
+def run_synthesis(config: SynthConfig, *, replace: bool) -> None:
     """Make a synthetic dataset, or keep the one that is there."""
     from person_search.synth.generate import generate
 
     with progress_bar("drawing scenes") as progress:
-        made = generate(config, progress=progress)
+        made = generate(config, replace=replace, progress=progress)
     what = "wrote" if made else "kept, made earlier with the same settings:"
     console.print(f"{what} {config.scenes} scenes in {config.out}", soft_wrap=True)
 

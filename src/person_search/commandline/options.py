@@ -136,7 +136,7 @@ def convert_options(base: Config) -> Any:
     """A dataclass of the options to write a checkpoint in this program's format."""
     return command(
         "Convert",
-        "Write the model of a checkpoint in this program's format: person-search convert FILE --out OURS. FILE is a "
+        "Write the model of a checkpoint in this program's format: person-search convert FILE --out OUTPUT. FILE is a "
         "checkpoint that another project released, recognised by its contents, the name of one (person-search models), "
         "or one of this program, whose training state is left out. Nothing in FILE is executed.",
         [
@@ -188,7 +188,15 @@ def synth_options(base: Config) -> Any:
     """A dataclass of the options to make a synthetic dataset."""
     from person_search.synth.settings import SynthConfig
 
-    return type(flags_like(SynthConfig()))
+    flags = flags_like(SynthConfig())
+    return command(
+        "Synth",
+        SynthConfig.__doc__ or "",
+        [
+            ("dataset", type(flags), flags),
+            ("replace", described(bool, "replace a dataset in --out that was made with other settings"), False),
+        ],
+    )
 
 
 def report_options(base: Config) -> Any:

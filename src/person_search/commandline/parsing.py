@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from person_search.commandline.flags import Hint, parse_flags, parse_with_files, settings_in
+from person_search.commandline.flags import Hint, parse_flags, parse_with_files
 from person_search.commandline.options import OPTIONS
 from person_search.commandline.shared_options import (
     base_config,
@@ -124,7 +124,7 @@ def convert(arguments: Sequence[str]) -> None:
     """Write a checkpoint of another project, or a run's model alone, in this program's format."""
     options, files = parse_with_files(OPTIONS["convert"](Config()), arguments, prog="person-search convert", files=1)
     if not files:
-        raise UsageError("convert wants a checkpoint: person-search convert FILE --out OURS")
+        raise UsageError("convert wants a checkpoint: person-search convert FILE --out OUTPUT")
     from person_search.commandline.commands import run_conversion
 
     run_conversion(files[0], required(options.out, "--out"), plugins=options.plugins)
@@ -168,10 +168,10 @@ def synth(arguments: Sequence[str]) -> None:
     from person_search.synth.settings import SynthConfig
 
     options = parse_flags(OPTIONS["synth"](Config()), arguments, prog="person-search synth")
-    config = SynthConfig(**settings_in(options))
+    config = SynthConfig(**settings_from(options, "dataset"))
     from person_search.commandline.commands import run_synthesis
 
-    run_synthesis(config)
+    run_synthesis(config, replace=options.replace)
 
 
 def report(arguments: Sequence[str]) -> None:

@@ -117,8 +117,8 @@ def read_method_settings(tree: Any, source: str) -> MethodSettings:
     """The settings of a method as a checkpoint keeps them. Raises UsageError where this version does not know them."""
     if isinstance(tree, dict) and tree.get("cws"):
         log.warning(
-            "%s: its 'cws' of version 0.1.0 is a setting of the evaluation now: give --cws, unless the config.yaml "
-            "beside it does",
+            "%s: its 'cws' of version 0.1.0 is a setting of the evaluation now: set `cws` there, unless the "
+            "config.yaml beside it does",
             source,
         )
     return parse_config({"model": tree}, source).model

@@ -26,7 +26,13 @@ from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.record import Record, make_record
 from person_search.evaluation.rescoring import refuse_what_is_not_predicted
 from person_search.evaluation.results import Results, score
-from person_search.evaluation.task import as_published, protocols_of, refuse_other_holdout, split_to_test
+from person_search.evaluation.task import (
+    as_published,
+    other_training_data,
+    protocols_of,
+    refuse_other_holdout,
+    split_to_test,
+)
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
 from person_search.models.person_search_model import PersonSearchModel
@@ -133,7 +139,8 @@ def evaluate(
         out: folder to write; one that holds another evaluation is refused.
         home: where the folder ``evaluation`` lies; None: beside the checkpoint, for a named model in ``runs/NAME``.
         progress: called with the scenes done and their number.
-        warn: called with what the dataset's files hold and the program does not use.
+        warn: called with what the dataset's files hold and the program does not use, and where the training data is
+            not that of the model's training.
         tell: called with what another project's checkpoint was taken for, and which of its settings count.
 
     Processes that work together share the scenes, and all but the first get None.
@@ -148,6 +155,8 @@ def evaluate(
     scenes = open_test_split(dataset, split, config, stored)
     for line in notes_of(dataset, scenes):
         warn(line)
+    if rank() == 0 and (other := other_training_data(dataset, config, stored.file, stored.data)):
+        warn(other)
     protocols = protocols_of(dataset, scenes, config)
     record = make_record(
         checkpoint=stored.file, model_id=stored.model_id, stored=stored.config, split=scenes, config=config

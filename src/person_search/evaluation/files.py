@@ -20,12 +20,12 @@ from person_search.runtime.files import atomic_folder, atomic_write, atomic_writ
 EVALUATION = "evaluation"
 """Folder inside that of the run; every evaluation has one of its own there."""
 PREDICTIONS, RESULTS, REFERENCES = "predictions.npz", "results.json", "references.json"
-OURS = {PREDICTIONS, RESULTS, REFERENCES, RECORD}
+EVALUATION_FILES = {PREDICTIONS, RESULTS, REFERENCES, RECORD}
 _ROWS = TypeAdapter(list[dict[str, str | float | None]])
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class SavedEvaluation:
     """An evaluation on disk."""
 
     folder: Path
@@ -51,7 +51,7 @@ def refuse_others(folder: Path, record: Record) -> None:
         raise _unwritable(folder, error) from None
     if not found:
         return
-    foreign = sorted(found - OURS)
+    foreign = sorted(found - EVALUATION_FILES)
     if RECORD not in found or foreign:
         what = (
             f"'{foreign[0]}', which no evaluation wrote"
@@ -106,20 +106,20 @@ def read_references(folder: Path) -> list[dict[str, Any]]:
         raise DataError(f"cannot read '{path}': {reason}; evaluate again with `references`") from None
 
 
-def evaluations_of(run_dir: Path) -> tuple[list[Evaluation], list[str]]:
+def evaluations_of(run_dir: Path) -> tuple[list[SavedEvaluation], list[str]]:
     """The evaluations below ``run_dir``, newest first, and what is wrong with those that cannot be read."""
     found, problems = [], []
     for folder in sorted((run_dir / EVALUATION).glob("*/")):
         if folder.name.startswith(".") or not (folder / RECORD).exists():
             continue
         try:
-            found.append(Evaluation(folder, read_record(folder)))
+            found.append(SavedEvaluation(folder, read_record(folder)))
         except DataError as error:
             problems.append(str(error))
     return sorted(found, key=lambda each: each.record.date, reverse=True), problems
 
 
-def choose_evaluation(run_dir: Path, wanted: Path | None) -> tuple[Evaluation, list[str]]:
+def choose_evaluation(run_dir: Path, wanted: Path | None) -> tuple[SavedEvaluation, list[str]]:
     """The evaluation of a run to report, and what is to be said of the choice.
 
     ``wanted`` is the name of a folder below the run, or the path of any evaluation of a checkpoint of this run; None
@@ -139,7 +139,7 @@ def choose_evaluation(run_dir: Path, wanted: Path | None) -> tuple[Evaluation, l
     return newest, [*problems, *said, *(f"not reported: {each.folder.name}" for each in others)]
 
 
-def _wanted(run_dir: Path, wanted: Path, evaluations: Sequence[Evaluation]) -> Evaluation:
+def _wanted(run_dir: Path, wanted: Path, evaluations: Sequence[SavedEvaluation]) -> SavedEvaluation:
     named = next((each for each in evaluations if each.folder.name == str(wanted)), None)
     if named is not None:
         return named
@@ -153,7 +153,7 @@ def _wanted(run_dir: Path, wanted: Path, evaluations: Sequence[Evaluation]) -> E
             f"`evaluation` {wanted} is of {record.checkpoint}, which is no checkpoint of '{run_dir}'; "
             f"give `run_dir` {Path(record.checkpoint).parent}"
         )
-    return Evaluation(wanted, record)
+    return SavedEvaluation(wanted, record)
 
 
 def _rows_kept(target: Path, made: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -26,7 +26,7 @@ RUNNING = ("seed", "precision", "device", "devices", "nodes", "channels_last", "
 """Settings of the training section that act in test too."""
 WITHOUT_EFFECT = {"data_root", "workers", "skip_unreadable", "eval_batch_size", *RUNNING} - {"seed", "precision"}
 """Settings that change how fast it goes, or that the record names elsewhere, and no number."""
-TOLD_ELSEWHERE = {"dataset", "plugins", "validation_share"}
+IMPLIED_BY_SPLIT = {"dataset", "plugins", "validation_share"}
 """Settings that say nothing more in a name that has dataset and split."""
 LONGEST_NAME = 60
 """Characters, of up to four bytes each: with what is put around it still a name for every file system."""
@@ -144,7 +144,7 @@ def _differences(ours: Section, others: Section) -> list[str]:
     told = []
     theirs = flat(others)
     for key, value in flat(ours).items():
-        if key not in WITHOUT_EFFECT | TOLD_ELSEWHERE and value != theirs.get(key):
+        if key not in WITHOUT_EFFECT | IMPLIED_BY_SPLIT and value != theirs.get(key):
             told.append(key if value is True else f"{key} {_words(value)}")
     return [words.replace("_", "-") for words in told]
 

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from person_search.config import Config, EvaluationConfig
 from person_search.data.boxes import Floats
 from person_search.data.scene import Bools, Boxes, Protocol, Split, as_boxes
-from person_search.errors import DataError
+from person_search.errors import DataError, as_settings
 from person_search.evaluation.detection import DetectionResult, detection_metrics
 from person_search.evaluation.gallery_filter import FilterMetrics, filter_metrics
 from person_search.evaluation.ignore import without_ignored
@@ -233,8 +233,8 @@ def score_with_rankings(
 
 
 def results_text(results: Results) -> bytes:
-    """Content of ``results.json``."""
-    return _ADAPTER.dump_json(results)
+    """Content of ``results.json``, whose notes name settings as YAML does."""
+    return _ADAPTER.dump_json(replace(results, notes=[as_settings(note) for note in results.notes]))
 
 
 def write_results(results: Results, path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 from person_search.config import Config, load_config
 from person_search.config.sections import flat
 from person_search.data.catalogue import open_split
-from person_search.data.fingerprint import fingerprint
+from person_search.data.fingerprint import data_difference, data_record, fingerprint
 from person_search.data.holdout import hold_out, validation_protocol, validation_split
 from person_search.data.scene import Dataset, Protocol, ProtocolOptions, Split
-from person_search.errors import UsageError
+from person_search.errors import PersonSearchError, UsageError
 
-ELSEWHERE = {"data_root", "workers", "skip_unreadable", "plugins"}
+WITHOUT_EFFECT_ON_SCENES = {"data_root", "workers", "skip_unreadable", "plugins"}
 """Settings of the data that do not change which scenes a share of them is."""
 
 
@@ -78,12 +78,41 @@ def refuse_other_holdout(dataset: Dataset, config: Config, checkpoint: Path, tra
         )
 
 
+def other_training_data(
+    dataset: Dataset, config: Config, checkpoint: Path, trained_on: dict[str, Any] | None
+) -> str | None:
+    """What is to be said where the training scenes of ``dataset`` are not those that ``checkpoint`` was trained on.
+
+    ``trained_on`` is what the checkpoint remembers of its scenes. None where they are the same, where that cannot be
+    told, and where the run folder says that the model was trained on a dataset of another name, which is then tested
+    on purpose.
+    """
+    path = checkpoint.parent / "config.yaml"
+    if trained_on is None or not path.is_file():
+        return None
+    try:
+        if load_config(path).data.dataset != config.data.dataset:
+            return None
+        share = 0 if dataset.has_validation() else config.data.validation_share
+        train = hold_out(dataset, share, config.training.seed)[0] if share else open_split(dataset, "train")
+    except PersonSearchError:
+        return None
+    difference = data_difference(trained_on, data_record(train))
+    if difference is None:
+        return None
+    return (
+        f"'{checkpoint}' was trained on other data than is in '{config.data.data_root}' now: {difference} in training; "
+        "the test scenes may be others too, so compare with no earlier evaluation of it, or give the data of its "
+        "training by `data_root`"
+    )
+
+
 def _refuse_other_settings(config: Config, run: Config, run_dir: Path) -> None:
     given = flat(config.data)
     differing = [
         f"{key} {given[key]} (the run: {old})"
         for key, old in flat(run.data).items()
-        if key in given and key not in ELSEWHERE and given[key] != old
+        if key in given and key not in WITHOUT_EFFECT_ON_SCENES and given[key] != old
     ]
     if config.training.seed != run.training.seed:
         differing.append(f"seed {config.training.seed} (the run: {run.training.seed})")

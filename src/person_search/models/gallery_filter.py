@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -75,6 +75,16 @@ class GalleryFilter(nn.Module):
         self.memory: SceneMemory | None = None
         if config.memory:
             self.memory = SceneMemory(positives=config.memory_positives, negatives=config.memory_negatives)
+
+    def start_of(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What it starts from beside a model's ``state`` dict, by the names that its own tensors have in one."""
+        copies = {
+            f"gallery_filter.parts.{name}": value
+            for name, value in state.items()
+            if name.partition(".")[0] in self.parts
+        }
+        new = {} if self.norm is None else self.norm.state_dict(prefix="gallery_filter.norm.")
+        return copies | new
 
     # What a model does with it.
 

@@ -104,11 +104,12 @@ class NAEPlus(TwoStageModel):
         return list(self.reid_loss.parameters())
 
     def weights_from(self, method: str, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """Those of NAE as its authors released it, from which they train NAE+: a linear layer is a 1x1 convolution."""
-        if method != "nae4ps":
-            return None
-        linear = {f"projection.levels.{level}.0.weight" for level in self.level_channels}
-        return {name: value[..., None, None] if name in linear else value for name, value in state.items()}
+        """Also those of the authors' NAE, from which they train NAE+: a linear layer is a 1x1 convolution."""
+        if method == "nae4ps":
+            linear = {f"projection.levels.{level}.0.weight" for level in self.level_channels}
+            state = {name: value[..., None, None] if name in linear else value for name, value in state.items()}
+            method = self.config.method
+        return super().weights_from(method, state)
 
     def _look(self, aligned: Tensor) -> PixelHead:
         """The head on (R, C4, h, w)."""

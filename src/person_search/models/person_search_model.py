@@ -112,11 +112,11 @@ class PersonSearchModel(nn.Module, abc.ABC):
         return []
 
     def weights_from(self, method: str, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """The ``state`` dict of a model of another method as a start for this one; None where it is of no use.
+        """The ``state`` dict of a model of ``method`` as a start for this one; None where it is of no use.
 
         What belongs to identities is left out by who asks, and so need not fit.
         """
-        return None
+        return dict(state) if method == self.config.method else None
 
     def heavy_parts(self) -> HeavyParts:
         """What to compile and to keep channels last."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -113,6 +113,13 @@ class TwoStageModel(PersonSearchModel, abc.ABC):
         """Carry a gallery filter network, which starts from this model's layers as they are now. Raises UsageError."""
         self.gallery_filter = GalleryFilter(self)
         self.scene_memory = self.gallery_filter.memory
+
+    def weights_from(self, method: str, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Those of the same method; a gallery filter network starts from the layers of one that was trained without."""
+        start = super().weights_from(method, state)
+        if start is None or self.gallery_filter is None:
+            return start
+        return self.gallery_filter.start_of(start) | start
 
     # What a method supplies.
 

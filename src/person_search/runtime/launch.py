@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -93,17 +93,17 @@ def end_with_launcher() -> None:
 
 
 @contextlib.contextmanager
-def name_lost_ranks(resume_command: str | None = None) -> Iterator[None]:
+def name_lost_ranks(how_to_go_on: Callable[[], str] = lambda: "Start it again") -> Iterator[None]:
     """Within the block an error that ends one rank of several is a LostProcessError, which says who and what to do.
 
-    That is ``resume_command``, where there is one. Errors that all ranks raise together stay as they are.
+    ``how_to_go_on`` says the latter, and is asked when it has happened. Errors that all ranks raise together stay as
+    they are.
     """
-    advice = f"Checkpoints are kept; continue with: {resume_command}" if resume_command else "Start it again"
     try:
         yield
     except LostProcessError as error:
         raise LostProcessError(
-            f"{error}, and the run with it; what it said before, if anything, is the reason. {advice}"
+            f"{error}, and the run with it; what it said before, if anything, is the reason. {how_to_go_on()}"
         ) from None
     except BaseException as error:
         if world_size() == 1:
@@ -120,11 +120,11 @@ def name_lost_ranks(resume_command: str | None = None) -> Iterator[None]:
         if not _is_of_a_collective(error):
             what = str(error) if isinstance(error, PersonSearchError) else f"{type(error).__name__}: {error}"
             raise LostProcessError(
-                f"process {rank()} ended, and the run with it: {what.rstrip('.')}. {advice}"
+                f"process {rank()} ended, and the run with it: {what.rstrip('.')}. {how_to_go_on()}"
             ) from error
         # A connection breaks a moment before its process ends, and the launcher is to see that one end first.
         time.sleep(2)
-        lost = LostProcessError(f"{ANOTHER}, and the run with it. {advice}")
+        lost = LostProcessError(f"{ANOTHER}, and the run with it. {how_to_go_on()}")
         if os.environ.get("ROLE_NAME") == ROLE:
             lost.exit_code, lost.shown_elsewhere = LOST, True
         raise lost from error

@@ -17,9 +17,10 @@ SAME_WISH = 2.0
 
 
 class InterruptedRunError(PersonSearchError):
-    """The run was asked to stop, wrote a checkpoint and stopped."""
+    """The run was asked to stop, and did: the message says what is kept and how to go on."""
 
     exit_code = 130
+    is_failure = False
 
 
 class StoppedWaitingError(Exception):

@@ -33,27 +33,33 @@ _folder = Path()
 
 
 def generate(
-    config: SynthConfig, *, progress: Callable[[int, int], None] | None = None, workers: int | None = None
+    config: SynthConfig,
+    *,
+    replace: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
 ) -> bool:
     """Write the dataset of ``config`` to ``config.out``; False when it was there already and was kept.
 
-    ``progress`` is called with the number of scenes drawn and of all. ``workers`` processes draw (default: one per
-    core; scripts that call this need the usual ``if __name__ == "__main__"``); the files do not depend on it. The
-    dataset is written beside its place and moved there when complete; one made with other settings is replaced.
+    ``replace`` allows a dataset that was made with other settings to be replaced. ``progress`` is called with the
+    number of scenes drawn and of all. ``workers`` processes draw (default: one per core; scripts that call this need
+    the usual ``if __name__ == "__main__"``); the files do not depend on it. The dataset is written beside its place and
+    moved there when complete.
 
-    Raises UsageError when ``config.out`` holds anything that was not made here, or was changed since, or ``workers`` is
-    below 1, DataError when it cannot be written.
+    Raises UsageError when ``config.out`` holds a dataset made with other settings that is not to be replaced, or
+    anything that was not made here or was changed since, or ``workers`` is below 1, DataError when it cannot be
+    written.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers: expected 1 or more, found {workers}")
     out = config.out.resolve()
-    if _is_current(out, config):
+    if _is_current(out, config, replace):
         return False
     try:
         with atomic_folder(out) as folder:
             _write(config, folder, progress, workers)
             # Somebody may have put something there while the scenes were drawn.
-            _is_current(out, config)
+            _is_current(out, config, replace)
     except OSError as error:
         raise DataError(
             f"cannot write the dataset to '{config.out}': {error.strerror or error}; make room or choose another `out`"
@@ -63,9 +69,10 @@ def generate(
     return True
 
 
-def _is_current(out: Path, config: SynthConfig) -> bool:
-    """Whether ``out`` already holds this very dataset; False where there is none, or another that may be replaced.
+def _is_current(out: Path, config: SynthConfig, replace: bool) -> bool:
+    """Whether ``out`` already holds this very dataset.
 
+    False where there is none, where pictures of it are missing, or where ``replace`` allows another to be replaced.
     Raises UsageError when it holds anything else.
     """
     try:
@@ -79,8 +86,8 @@ def _is_current(out: Path, config: SynthConfig) -> bool:
                 f"`out` '{config.out}' is not empty and holds no synthetic dataset (no {MARKER}); "
                 "choose another folder or empty it"
             )
-        current = {key: value for key, value in marker.items() if key != FILES} == config.fingerprint()
-        current = current and is_complete(out, marker)
+        differing = _differences(marker, config)
+        current = not differing and is_complete(out, marker)
         found = strangers(out, marker, unchanged=not current)
     except OSError as error:
         raise DataError(f"cannot read '{config.out}': {error.strerror}; choose another `out`") from None
@@ -89,7 +96,23 @@ def _is_current(out: Path, config: SynthConfig) -> bool:
             f"`out` '{config.out}' holds more than the synthetic dataset that was made there: {found}; nothing "
             "there is replaced, choose another folder or empty it"
         )
+    if differing and not replace:
+        raise UsageError(
+            f"`out` '{config.out}' holds a synthetic dataset that was made with other settings: "
+            f"{', '.join(differing)}; choose another folder, or give `replace` to have it drawn anew with these"
+        )
     return current
+
+
+def _differences(marker: dict[str, Any], config: SynthConfig) -> list[str]:
+    """The settings in which the dataset with ``marker`` is another than the one asked for, with both values."""
+    there, wanted = {key: value for key, value in marker.items() if key != FILES}, config.fingerprint()
+    names = {"level": "difficulty", "generator": "version of the generator"}
+    return [
+        f"{names.get(key, key)} {there.get(key)} there, {wanted.get(key)} here"
+        for key in dict.fromkeys([*wanted, *there])
+        if there.get(key) != wanted.get(key)
+    ]
 
 
 def _write(config: SynthConfig, folder: Path, progress: Callable[[int, int], None] | None, workers: int | None) -> None:

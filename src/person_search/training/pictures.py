@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from person_search.data.loading import Batch
 from person_search.data.scene import Split
 from person_search.data.target import Target
 from person_search.evaluation.results import Results
+from person_search.training.curves import Curves
 from person_search.visualize.boxes import BACKGROUND, IDENTITY, NO_IDENTITY, Color, draw_boxes
 from person_search.visualize.ranking import Hit, ranking_list
 from person_search.visualize.report_scenes import spread
+
+PICTURES = 2
+"""Pictures of proposals that are shown of a batch."""
+RANKINGS = 4
+"""Validation queries whose ranking lists are shown."""
+
+
+def show_proposals(curves: Curves, batch: Batch, samples: Sequence[tuple[Tensor, Tensor]], *, step: int) -> None:
+    """Add pictures of the first images of ``batch`` with what was sampled in each: (N, 4) boxes and (N,) labels."""
+    shown = batch.to("cpu")
+    sampled = zip(shown.images, shown.targets, samples, strict=True)
+    for number, (image, target, (boxes, labels)) in enumerate(islice(sampled, PICTURES), start=1):
+        curves.add_picture(f"proposals/{number}", proposals_beside_truth(image, target, boxes, labels), step=step)
+
+
+def show_rankings(curves: Curves, results: Results, split: Split, *, step: int) -> None:
+    """Add the ranking lists of a few queries of ``split``, as ``results`` has them."""
+    for number, picture in enumerate(validation_rankings(results, split, wanted=RANKINGS), start=1):
+        curves.add_picture(f"ranking/{number}", picture, step=step)
 
 
 def proposals_beside_truth(image: Tensor, target: Target, boxes: Tensor, labels: Tensor) -> NDArray[np.uint8]:

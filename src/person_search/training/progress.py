@@ -16,7 +16,7 @@ from rich.progress import (
 
 
 class RunProgress:
-    """A bar over all steps with the time left, and a second one while something else is going on."""
+    """A bar over all steps with the time left, and a second one while a subtask, such as validation, is going on."""
 
     def __init__(self, *, total: int, done: int, shown: bool):
         # A program that only imports training gets no console.
@@ -49,7 +49,7 @@ class RunProgress:
         """``done`` steps are done; ``note`` says how it goes."""
         self._progress.update(self._steps, completed=done, note=note)
 
-    def aside(self, what: str, done: int, total: int) -> None:
+    def subtask(self, what: str, done: int, total: int) -> None:
         """Show how far ``what`` is, until it is done."""
         if self._other is None:
             self._other = self._progress.add_task(what, total=total, note="")

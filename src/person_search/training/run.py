@@ -26,6 +26,7 @@ from person_search.checkpoints.checkpoint import (
 )
 from person_search.config import Config, to_builtins
 from person_search.config.sections import flat
+from person_search.data.fingerprint import data_record
 from person_search.data.loading import Batch, TrainingOrder, raise_errors, training_batches
 from person_search.data.scene import Split
 from person_search.errors import CheckpointError, DataError, UsageError
@@ -39,7 +40,7 @@ from person_search.runtime.distributed import (
 from person_search.runtime.processes import random_state, set_random_state
 from person_search.runtime.stopping import InterruptedRunError, StoppedWaitingError, StopRequest, stop_on_signals
 from person_search.training.curves import Curves, RunningMeans
-from person_search.training.lost import SkippedSteps
+from person_search.training.divergence import SkippedSteps
 from person_search.training.optimizers import build_optimizers, restore_optimizer, set_learning_rates
 from person_search.training.progress import RunProgress
 from person_search.training.resuming import (
@@ -49,7 +50,6 @@ from person_search.training.resuming import (
 from person_search.training.run_folder import (
     Position,
     check_data,
-    data_record,
     noted_aspect_ratios,
     scenes_to_train_on,
 )
@@ -59,10 +59,8 @@ from person_search.training.validation import Validation, selection_metric
 
 log = logging.getLogger(__name__)
 
-PICTURES, PICTURES_EVERY = 2, 5
-"""Pictures of proposals, and logged rows between them."""
-RANKINGS = 4
-"""Validation queries whose ranking lists are shown."""
+PICTURES_EVERY = 5
+"""Logged rows between pictures of proposals."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +238,11 @@ class Run:
             row = self.means.take() | rates | {"skipped": position.skipped}
             self.curves.add(step=position.step, epoch=position.epoch + 1, values=row)
         if self.curves and show:
-            self._show_proposals(self.curves, group[-1])
+            # What draws is imported by runs that display.
+            from person_search.training.pictures import show_proposals
+
+            show_proposals(self.curves, group[-1], self.model.samples, step=position.step)
+            self.model.samples = []
         with errors_on_all_ranks() if result.skipped else nullcontext():
             self.skipped.note(result.skipped)
         return result
@@ -265,7 +267,7 @@ class Run:
             return
 
         def show(done: int, total: int) -> None:
-            progress.aside("validation", done, total)
+            progress.subtask("validation", done, total)
             if stop.wanted:
                 raise self._interruption()
 
@@ -284,11 +286,9 @@ class Run:
         if self.curves:
             self.curves.add(step=position.step, epoch=position.epoch, values=metrics)
             if self.config.training.display and self.validation.results:
-                from person_search.training.pictures import validation_rankings
+                from person_search.training.pictures import show_rankings
 
-                lists = validation_rankings(self.validation.results, self.validation.split, wanted=RANKINGS)
-                for number, picture in enumerate(lists, start=1):
-                    self.curves.add_picture(f"ranking/{number}", picture, step=position.step)
+                show_rankings(self.curves, self.validation.results, self.validation.split, step=position.step)
 
     def _validation_is_due(self) -> bool:
         """Whether the run is over, or at the end of an epoch after which the settings want validation."""
@@ -300,17 +300,6 @@ class Run:
         if settings.validate_epochs is not None:
             return epoch in settings.validate_epochs
         return epoch % settings.validate_every == 0
-
-    def _show_proposals(self, curves: Curves, batch: Batch) -> None:
-        # What draws is imported by runs that display.
-        from person_search.training.pictures import proposals_beside_truth
-
-        shown = batch.to("cpu")
-        samples = zip(shown.images, shown.targets, self.model.samples, strict=True)
-        for number, (image, target, (boxes, labels)) in enumerate(islice(samples, PICTURES)):
-            picture = proposals_beside_truth(image, target, boxes, labels)
-            curves.add_picture(f"proposals/{number + 1}", picture, step=self.position.step)
-        self.model.samples = []
 
     def _interruption(self) -> InterruptedRunError:
         run_dir = self.config.training.run_dir

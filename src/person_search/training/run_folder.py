@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from person_search.checkpoints.checkpoint import Checkpoint, newest_checkpoint
+from person_search.checkpoints.checkpoint import LAST, Checkpoint, epoch_checkpoints, newest_checkpoint
 from person_search.config import Config, parse_config, to_yaml
-from person_search.data.fingerprint import fingerprint
+from person_search.data.fingerprint import data_difference
 from person_search.data.image_sizes import aspect_ratios
 from person_search.data.loading import unreadable_scenes
 from person_search.data.scene import Split
@@ -21,7 +21,7 @@ from person_search.errors import CheckpointError, DataError, PersonSearchError, 
 from person_search.runtime.distributed import all_gather_object, rank
 from person_search.runtime.files import atomic_write_text
 from person_search.training.curves import METRICS
-from person_search.training.resuming import CONFIG_FILE
+from person_search.training.resuming import CONFIG_FILE, resume_command
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +82,16 @@ def open_run(run_dir: Path, *, resume: bool) -> tuple[Path, Checkpoint] | None:
         if holds_run(run_dir):
             raise UsageError(f"'{run_dir}' already holds a run; continue it with `resume` or choose another `run_dir`")
         return None
-    newest = newest_checkpoint(run_dir)
-    if newest is None:
-        log.warning("there is no checkpoint in '%s' to resume from; the run starts at the beginning", run_dir)
-    return newest
+    return newest_checkpoint(run_dir)
+
+
+def how_to_go_on(run_dir: Path) -> str:
+    """What a run that ended before its time has left, and the command that goes on from there, for an error message."""
+    if (run_dir / LAST).exists() or epoch_checkpoints(run_dir):
+        return f"Checkpoints are kept; continue with: {resume_command(run_dir)}"
+    if holds_run(run_dir):
+        return f"No checkpoint was written yet; start from the beginning with: {resume_command(run_dir)}"
+    return "No checkpoint was written yet; start it again"
 
 
 def trained_with(path: Path, checkpoint: Checkpoint) -> Config | None:
@@ -107,16 +113,6 @@ def agree_on_start(start: tuple[Path, Checkpoint] | None) -> None:
         )
 
 
-def data_record(split: Split) -> dict[str, Any]:
-    """What a run remembers of the scenes that it is trained on: their fingerprint, and counts to tell of."""
-    return {
-        "fingerprint": fingerprint(split),
-        "scenes": len(split.scenes),
-        "boxes": sum(len(scene.boxes) for scene in split.scenes),
-        "identities": split.num_identities,
-    }
-
-
 def check_data(path: Path, trained_on: dict[str, Any] | None, given: dict[str, Any]) -> None:
     """Raise CheckpointError when the run of the checkpoint ``path`` was trained on other data than is ``given``.
 
@@ -130,15 +126,11 @@ def check_data(path: Path, trained_on: dict[str, Any] | None, given: dict[str, A
                 path,
             )
         return
-    if trained_on["fingerprint"] == given["fingerprint"]:
+    difference = data_difference(trained_on, given)
+    if difference is None:
         return
-    then, now = (
-        ", ".join(f"{record[name]} {name}" for name in ("scenes", "boxes", "identities"))
-        for record in (trained_on, given)
-    )
-    found = f"{now} now" if then != now else "as many now, but with other names, boxes or person ids"
     raise CheckpointError(
-        f"'{path}' was trained on other data: {then} then, {found}; resume on the data it was trained on "
+        f"'{path}' was trained on other data: {difference}; resume on the data it was trained on "
         "(`data_root`), or start a new run in another `run_dir`"
     )
 

@@ -20,20 +20,21 @@ from person_search.data.size_checks import check_sizes
 from person_search.data.workers import lost_workers_named
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
-from person_search.runtime.distributed import errors_on_all_ranks
+from person_search.runtime.distributed import errors_on_all_ranks, rank
 from person_search.runtime.fabric import start_fabric
 from person_search.runtime.launch import name_lost_ranks
 from person_search.runtime.processes import device_kind, process_counts
+from person_search.runtime.stopping import InterruptedRunError
 from person_search.training.resuming import (
     changes_between,
     check_changes,
     described,
     own_config,
-    resume_command,
 )
 from person_search.training.run import Run, TrainingOutcome
 from person_search.training.run_folder import (
     agree_on_start,
+    how_to_go_on,
     make_run_folder,
     note_aspect_ratios,
     note_unreadable,
@@ -58,8 +59,17 @@ def train(
     config names. With several devices this process becomes their launcher and ends with SystemExit: each runs the
     program from its beginning, and the call returns there. Raises UsageError before any work for what cannot be done,
     DataError, CheckpointError, LostProcessError where one of several processes ended, and InterruptedRunError after
-    Ctrl-C or SIGTERM, when a checkpoint has been written.
+    Ctrl-C or SIGTERM, which says what is kept: after the first of them a checkpoint is written.
     """
+    try:
+        return _train(config, resume, dataset, show_progress)
+    except KeyboardInterrupt:
+        stopped = InterruptedRunError(f"stopped at once. {how_to_go_on(config.training.run_dir)}")
+        stopped.shown_elsewhere = rank() > 0
+        raise stopped from None
+
+
+def _train(config: Config, resume: bool, dataset: Dataset | None, show_progress: bool) -> TrainingOutcome:
     device_kind(config.training)
     run_dir = config.training.run_dir
     # A launcher's processes are the run's: the command that resumes it starts as many.
@@ -71,11 +81,13 @@ def train(
     changes = check_changes(run_dir, own, config) if start else changes_between(own or config, config)
     dataset = dataset or open_dataset(config)
     split, validation = training_and_validation(dataset, config)
-    with name_lost_ranks(resume_command(run_dir)), lost_workers_named():
+    with name_lost_ranks(lambda: how_to_go_on(run_dir)), lost_workers_named():
         fabric, scaler = start_fabric(config.training)
         with errors_on_all_ranks():
             agree_on_start(start)
             if fabric.is_global_zero:
+                if resume and start is None:
+                    log.warning("'%s' holds no checkpoint to resume from; the run starts at the beginning", run_dir)
                 for line in described(changes):
                     log.warning("resuming with %s", line)
                 for line in notes_of(dataset, split, *([validation.split] if validation else [])):

@@ -20,7 +20,7 @@ from person_search.config import Config
 from person_search.data.scene import Dataset
 from person_search.errors import CheckpointError
 from person_search.runtime.stopping import InterruptedRunError
-from person_search.training.lost import DOUBTFUL, LostTrainingError, SkippedSteps
+from person_search.training.divergence import DOUBTFUL, SkippedSteps, TrainingDivergedError
 from person_search.training.trainer import train
 
 MakeConfig = Callable[..., Config]
@@ -38,7 +38,7 @@ def noted(steps: str, config: Config) -> SkippedSteps:
 def test_most_steps_skipped_is_an_error_even_with_good_ones_between(make_config: MakeConfig, steps: str) -> None:
     config = make_config(max_skipped_steps=4, lr=7, precision="bf16", init_from=Path("old.pt"))
     noted(steps[:-1], config)
-    with pytest.raises(LostTrainingError, match=r"lr 7,.*precision bf16.*init_from old\.pt.*pictures"):
+    with pytest.raises(TrainingDivergedError, match=r"lr 7,.*precision bf16.*init_from old\.pt.*pictures"):
         noted(steps, config)
 
 
@@ -49,7 +49,7 @@ def test_steps_skipped_now_and_then_are_none(make_config: MakeConfig) -> None:
 
 
 def test_a_run_too_short_for_the_limit_is_lost_at_its_end(make_config: MakeConfig) -> None:
-    with pytest.raises(LostTrainingError, match="5 of 6 steps"):
+    with pytest.raises(TrainingDivergedError, match="5 of 6 steps"):
         noted(".xxxxx", make_config()).at_end()
 
 
@@ -63,7 +63,7 @@ def test_a_lost_run_keeps_the_checkpoint_from_before(
         lambda self, batch: {"reid": math.nan * sum(p.sum() for p in self.parameters())},
     )
     longer = make_config(max_epochs=4, max_skipped_steps=10)
-    with pytest.raises(LostTrainingError, match="10 of 10 steps"):
+    with pytest.raises(TrainingDivergedError, match="10 of 10 steps"):
         train(longer, resume=True, dataset=dataset, show_progress=False)
     after = read_checkpoint(good.last)
     assert after.training["position"] == before.training["position"]

@@ -10,7 +10,7 @@ DOUBTFUL = 3
 """So many more steps skipped than taken, of late, that the weights may be the reason: they are not worth keeping."""
 
 
-class LostTrainingError(PersonSearchError):
+class TrainingDivergedError(PersonSearchError):
     """Training goes on and nothing is learnt: most of its steps are skipped."""
 
 
@@ -31,7 +31,7 @@ class SkippedSteps:
         return self.excess >= DOUBTFUL
 
     def note(self, skipped: bool) -> None:
-        """Note a step. Raises LostTrainingError when the limit is reached; the same in all processes."""
+        """Note a step. Raises TrainingDivergedError when the limit is reached; the same in all processes."""
         self.steps += 1
         self.skipped += skipped
         self.excess = max(0, self.excess + (1 if skipped else -1))
@@ -40,11 +40,11 @@ class SkippedSteps:
             raise self._error()
 
     def at_end(self) -> None:
-        """Raises LostTrainingError when the run is over, most of its steps were skipped, and it did not recover."""
+        """Raises TrainingDivergedError when the run is over, most of its steps were skipped, and it did not recover."""
         if self._config.training.max_skipped_steps and self.doubtful and 2 * self.skipped > self.steps:
             raise self._error()
 
-    def _error(self) -> LostTrainingError:
+    def _error(self) -> TrainingDivergedError:
         settings = self._config.training
         causes = [f"a learning rate too high (lr {settings.lr:g}, reid_lr {settings.reid_lr:g})"]
         if settings.precision != "32":
@@ -55,8 +55,8 @@ class SkippedSteps:
             else f"weights {flat(self._config.model).get('weights')}"
         )
         causes += [f"broken start weights ({start})", "damaged pictures or boxes"]
-        return LostTrainingError(
-            f"training is lost: {self.skipped} of {self.steps} steps were skipped because their loss or gradient was "
+        return TrainingDivergedError(
+            f"training diverged: {self.skipped} of {self.steps} steps were skipped because their loss or gradient was "
             f"not finite; likely causes: {', '.join(causes)}; checkpoints from before are kept, none of the weights "
             "since: start again with `lr` and `reid_lr` ten times smaller, or with `clip_grad`"
         )
