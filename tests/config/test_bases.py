@@ -131,7 +131,7 @@ def test_what_a_run_folder_holds_needs_no_base(tmp_path: Path) -> None:
         ("base: 3", "", "'{0}': base: expected the name of a YAML file, found 3"),
         ("base:", "", "'{0}': base: expected the name of a YAML file, found None"),
         ("base: [second.yaml]", "", "'{0}': base: expected the name of a YAML file, found ['second.yaml']"),
-        ("base: second.yaml", "training: [", "config '{1}' is not valid YAML at line 1"),
+        ("base: second.yaml", "training: [", "config '{1}', the base of '{0}' is not valid YAML at line 1"),
         ("base: second.yaml", "training: {lrr: 1}", "config '{1}': unknown key 'training.lrr'. Did you mean 'lr'?"),
         ("base: second.yaml\ntraining: {lrr: 1}", "", "config '{0}': unknown key 'training.lrr'. Did you mean 'lr'?"),
         ("training: {base: second.yaml}", "", "config '{0}': unknown key 'training.base'."),
