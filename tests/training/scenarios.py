@@ -13,9 +13,9 @@ from unittest import mock
 
 import numpy as np
 import torch
-from conftest import TinyDataset, make_split, tiny_config
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from conftest import TinyDataset, make_split, tiny_config
 from person_search.checkpoints.checkpoint import save_checkpoint
 from person_search.config import Config
 from person_search.data.loading import Batch

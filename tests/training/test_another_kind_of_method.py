@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TinyDataset, write_coco
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
 
+from conftest import TinyDataset, write_coco
 from person_search.checkpoints.checkpoint import read_checkpoint
 from person_search.checkpoints.loading import load_model
 from person_search.commandline import cli

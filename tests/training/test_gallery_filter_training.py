@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TinyDataset
 
+from conftest import TinyDataset
 from person_search.checkpoints.checkpoint import read_checkpoint
 from person_search.config import Config
 from person_search.data.loading import Item, TrainingScenes

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import scenarios
 import torch
-from conftest import make_split
 
+from conftest import make_split
 from person_search.checkpoints.checkpoint import read_checkpoint
 from person_search.config import Config, with_settings
 from person_search.data.loading import TrainingOrder, training_batches

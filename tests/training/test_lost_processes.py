@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import tiny_config, write_coco
 
+from conftest import tiny_config, write_coco
 from person_search.checkpoints.checkpoint import LAST, read_checkpoint
 from person_search.config import to_yaml
 from person_search.runtime.processes import cores

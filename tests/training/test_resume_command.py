@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import tiny_config, write_coco
 
+from conftest import tiny_config, write_coco
 from person_search.checkpoints.checkpoint import read_checkpoint
 from person_search.commandline import cli, commands, reference_options
 from person_search.config import Config, load_config, to_yaml, with_settings

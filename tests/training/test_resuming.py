@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TinyDataset
 
+from conftest import TinyDataset
 from person_search.checkpoints.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from person_search.config import Config, load_config, method_settings, with_settings
 from person_search.config.sections import flat, leaves

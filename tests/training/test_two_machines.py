@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import train_tiny
-from conftest import tiny_config
 
+from conftest import tiny_config
 from person_search.checkpoints.checkpoint import LAST, read_checkpoint
 from person_search.config import Config, to_yaml
 from person_search.runtime.processes import cores

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TinyDataset
 
+from conftest import TinyDataset
 from person_search.config import Config
 from person_search.data.scene import Dataset, SplitName
 from person_search.errors import UsageError

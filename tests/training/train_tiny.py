@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conftest import TinyDataset
-
 from person_search.commandline.cli import run
 from person_search.config import load_config
 from person_search.training.trainer import train
