@@ -6,6 +6,7 @@ for each process of tests.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import subprocess
@@ -67,4 +68,8 @@ def _execute(
         # Read when torch is imported, which was before.
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     sys.argv = ["program", *argv]
-    program(*arguments)
+    try:
+        program(*arguments)
+    finally:
+        # As at the end of any program; multiprocessing leaves it out.
+        atexit._run_exitfuncs()
