@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pickle
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,6 @@ import pytest
 import torch
 from torchvision.io import write_png
 
-from forked import run_forked
 from person_search.data.loading import Batch, TrainingOrder, scene_batches, training_batches, unreadable_scenes
 from person_search.data.scene import Scene, Split, as_boxes
 from person_search.data.target import Target
@@ -90,7 +88,7 @@ def test_a_parcel_gives_back_what_was_put_in_and_lets_it_be_changed(size: int) -
 
 SMALL_MEMORY = """
     import sys
-    sys.path[:0] = {folders!r}
+    sys.path.insert(0, {tests!r})
     from pathlib import Path
     from test_workers import everything, make_split
     from person_search.data.workers import LostWorkerError
@@ -114,7 +112,7 @@ def test_a_small_shared_memory_is_no_hindrance_and_a_full_one_is_named(tmp_path:
     small = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=512k tmpfs /dev/shm && exec "$@"', "sh"]
     if shutil.which("unshare") is None or subprocess.run([*small, "true"], capture_output=True).returncode:
         pytest.skip("a shared memory of one's own cannot be mounted here")
-    script = textwrap.dedent(SMALL_MEMORY).format(folders=sys.path, folder=str(tmp_path))
+    script = textwrap.dedent(SMALL_MEMORY).format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     done = subprocess.run([*small, sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.stderr == ""
     count, said = done.stdout.splitlines()
@@ -131,6 +129,19 @@ def test_workers_that_cannot_start_are_an_error_that_says_so(split: Split, monke
 KILLED = Path(__file__).with_name("killed_workers.py")
 
 
+SCENARIOS = ["training", "scenes", "unreadable", "working", "stopped"]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what the scenarios print, a file each."""
+    folder = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, str(KILLED), str(folder), *SCENARIOS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.mark.parametrize(
     ("scenario", "said"),
     [
@@ -141,11 +152,11 @@ KILLED = Path(__file__).with_name("killed_workers.py")
         ("stopped", f"the others {COUNT - 1}, then -15"),
     ],
 )
-def test_a_worker_that_ends_is_named_and_ends_the_wait_for_it(scenario: str, said: str, tmp_path: Path) -> None:
+def test_a_worker_that_ends_is_named_and_ends_the_wait_for_it(scenario: str, said: str, outputs: Path) -> None:
     """In a process of its own: torch tells of a worker's end by an error at any place, also in what runs next."""
-    done = run_forked(runpy.run_path, str(KILLED), None, "__main__", argv=[scenario, str(tmp_path)], timeout=120)
-    assert re.search(said, done.stdout), done.stderr
-    assert done.stdout.count("\n") == 1
+    found = (outputs / f"{scenario}.txt").read_text()
+    assert re.search(said, found)
+    assert found.count("\n") == 1
 
 
 def test_other_errors_keep_their_names() -> None:
