@@ -1,7 +1,7 @@
 """Programs that want a process of their own, without the seconds in which each would import PyTorch.
 
 They are forked from a process that has imported it and done nothing else: the fork server of ``multiprocessing``, one
-for each process of tests.
+for each process of tests. Not for programs whose own children are killed: PyTorch was seen not to hear of that there.
 """
 
 from __future__ import annotations
