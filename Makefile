@@ -23,8 +23,9 @@ demo: $(VENV)/.installed
 	$(BIN)/person-search evaluate --checkpoint $(RUN) --references
 	$(BIN)/person-search report --run-dir $(RUN) --out report/demo
 
-# Two processes with one thread each: torch's own threads gain little on pictures as small as the tests'.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes with one thread each: torch's own threads gain little on pictures as small as the tests'. Files come in
+# the order of tests/conftest.py, and not those with the most tests first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed
 	$(PYTEST)

@@ -1,4 +1,8 @@
-"""The commands one after the other, on a tiny synthetic dataset, as a new user would run them."""
+"""The commands one after the other, on a tiny synthetic dataset, as a new user would run them.
+
+Making the data, training and the installed wheel are programs of their own; the others are forked, which takes a
+fraction of the time.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,10 @@ import numpy as np
 import pytest
 
 import person_search as package
+from forked import run_forked
 from person_search import UsageError, evaluate, load_config
 from person_search.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from person_search.commandline import cli
 from person_search.config import method_settings
 from person_search.evaluation.files import evaluations_of
 from person_search.evaluation.predictions import Predictions
@@ -36,9 +42,16 @@ TINY = {
 }
 
 
-def person_search(*arguments, check=True, program=(sys.executable, "-m", "person_search"), cwd=None):
+MODULE = (sys.executable, "-m", "person_search")
+
+
+def person_search(*arguments, check=True, program=None, cwd=None):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    found = subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=cwd)
+    words = [*map(str, arguments)]
+    if program is None:
+        found = run_forked(cli.main, argv=words, environment=environment, cwd=cwd)
+    else:
+        found = subprocess.run([*program, *words], capture_output=True, text=True, env=environment, cwd=cwd)
     if check:
         assert found.returncode == 0, found.stdout + found.stderr
     return found
@@ -48,7 +61,7 @@ def person_search(*arguments, check=True, program=(sys.executable, "-m", "person
 def dataset(tmp_path_factory):
     out = tmp_path_factory.mktemp("data") / "synthetic"
     options = ["--identities", 12, "--scenes", 30, "--cameras", 2, "--width", 320, "--height", 240, "--out", out]
-    person_search("synth", *options)
+    person_search("synth", *options, program=MODULE)
     assert "kept" in person_search("synth", *options).stdout
     return out
 
@@ -62,6 +75,7 @@ def run_dir(dataset, tmp_path_factory):
     person_search(
         "train", "--data-root", dataset, "--run-dir", folder, *flags,
         "--batch-size", 4, "--max-epochs", 1, "--workers", 0, "--log-every", 2, "--display",
+        program=MODULE,
     )  # fmt: skip
     return folder
 
@@ -153,29 +167,30 @@ def readme_example(word, changes):
     return example
 
 
+def run_example(code, **options):
+    """What ``code`` prints as a program of its own."""
+    found = run_forked(exec, code, {"__name__": "__main__"}, **options)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
 def test_the_readme_example_runs(run_dir, dataset):
     changes = {"runs/first": run_dir, "score_threshold=0.5": "score_threshold=0.0", "data/synthetic": dataset}
     example = readme_example("hits", changes)
-    found = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    hits = eval(found.stdout)
+    hits = eval(run_example(example))
     assert len(hits) > 1
     assert hits == sorted(hits, reverse=True)
 
 
 def test_the_readme_example_of_a_stream_runs(run_dir, dataset):
     example = readme_example("detections_of", {"runs/first": run_dir, "data/synthetic": dataset})
-    found = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    names = [line.split()[0] for line in found.stdout.splitlines()]
+    names = [line.split()[0] for line in run_example(example).splitlines()]
     assert names == sorted(path.name for path in (dataset / "images" / "c1").glob("*.jpg"))
 
 
 def test_the_readme_example_of_training_runs(run_dir, tmp_path):
     example = readme_example("train(config)", {"recipes/demo.yaml": run_dir / "config.yaml", "seed=1": "max_steps=2"})
-    found = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path)
-    assert found.returncode == 0, found.stderr
-    name, average, _ = found.stdout.splitlines()[-1].rsplit(" ", 2)
+    name, average, _ = run_example(example, cwd=tmp_path).splitlines()[-1].rsplit(" ", 2)
     (folder,) = (tmp_path / "runs" / "python" / "evaluation").iterdir()
     (search,) = json.loads((folder / "results.json").read_text())["search"]
     assert (name, float(average)) == (search["protocol"], search["map"])

@@ -6,7 +6,6 @@ import os
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from forked import run_forked
 from person_search import load_model, registry
 from person_search.checkpoints.checkpoint import identity_names
 from person_search.commandline import cli
@@ -111,15 +111,16 @@ def test_a_plug_in_that_fails_is_named(workplace: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_the_documents_commands_run(workplace: Path) -> None:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | {"PATH": path, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+def test_the_documents_commands_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What PYTHONPATH=. says.
+    monkeypatch.syspath_prepend(workplace)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     (commands,) = blocks("sh")
     outputs = []
     for command in commands.splitlines():
-        variable, *words = shlex.split(command)
-        assert variable == "PYTHONPATH=."
-        found = subprocess.run(words, env=environment, capture_output=True, text=True)
+        variable, program, *words = shlex.split(command)
+        assert (variable, program) == ("PYTHONPATH=.", "person-search")
+        found = run_forked(cli.main, argv=words, environment=environment)
         assert found.returncode == 0, f"{command}\n{found.stdout}{found.stderr}"
         outputs.append(found.stdout)
     assert "trained" in outputs[0]

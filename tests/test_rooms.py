@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -71,17 +72,56 @@ def test_the_search_for_imports_finds_those_in_functions_and_of_modules(tmp_path
 
 def heavy_after(*arguments: str) -> set[str]:
     """The heavy packages that are imported once the command has ended well."""
-    code = (
-        "import sys\nfrom person_search.commandline import cli\n"
-        "try: code = cli.run(sys.argv[2:], cli.dispatch)\n"
-        "except SystemExit as stop: code = stop.code\n"
-        "assert not code, code\n"
-        "open(sys.argv[1], 'w').write(' '.join({name.split('.')[0] for name in sys.modules}))\n"
-    )
-    names = Path("modules.txt")
-    found = subprocess.run([sys.executable, "-c", code, names, *arguments], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    return HEAVY & {*names.read_text().split()}
+    (found,) = heavy_after_each([arguments])
+    return found
+
+
+RUN_EACH = """
+import builtins, importlib, json, os, sys
+from person_search.commandline import cli
+
+commands, lent = json.loads(sys.argv[1])
+brought = {}
+for name in lent:
+    before = {*sys.modules}
+    importlib.import_module(name)
+    brought[name] = {*sys.modules} - before
+there, wanted, importing = {*sys.modules}, set(), builtins.__import__
+
+def noting(name, globals=None, locals=None, fromlist=(), level=0):
+    if level == 0:
+        wanted.add(name.split(".")[0])
+    return importing(name, globals, locals, fromlist, level)
+
+for number, words in enumerate(commands):
+    if os.fork() == 0:
+        builtins.__import__ = noting
+        try:
+            code = cli.run(words, cli.dispatch)
+        except SystemExit as stop:
+            code = stop.code
+        sys.stdout.flush()
+        found = {*sys.modules} - there | wanted & {*sys.modules} if lent else {*sys.modules}
+        for name in wanted & {*lent}:
+            found |= brought[name]
+        with open(f"modules-{number}.txt", "w") as file:
+            file.write(" ".join({name.split(".")[0] for name in found}))
+        os._exit(code or 0)
+    assert os.wait()[1] == 0, words
+"""
+"""Runs each command in a process of its own, forked from one that has imported the packages that are lent. Of these
+count those that the command asks for, and what they brought along."""
+
+
+def heavy_after_each(commands: Sequence[Sequence[str]], lent: Sequence[str] = ()) -> list[set[str]]:
+    """What ``heavy_after`` says of each of ``commands``, which run one after the other.
+
+    Importing PyTorch takes seconds: with ``lent``, packages that all or most of them need, once instead of each time.
+    """
+    given = json.dumps([commands, lent])
+    ended = subprocess.run([sys.executable, "-c", RUN_EACH, given], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return [HEAVY & {*Path(f"modules-{number}.txt").read_text().split()} for number in range(len(commands))]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
@@ -100,24 +140,40 @@ def test_importing_the_package_or_its_interface_makes_no_console() -> None:
     assert found.returncode == 0, found.stderr
 
 
+@pytest.mark.slow
 def test_every_command_imports_what_it_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert heavy_after("models") == SETTINGS | {"rich"}
-    assert heavy_after("synth", "--identities", "4", "--scenes", "8", "--out", "data") == READING | {"cv2"}
-    assert heavy_after("info", "--data-root", "data") == READING | {"PIL"}
+    made = ["synth", "--identities", "4", "--scenes", "8", "--out", "data"]
+    assert heavy_after_each([["models"], made, ["info", "--data-root", "data"]]) == [
+        SETTINGS | {"rich"},
+        READING | {"cv2"},
+        READING | {"PIL"},
+    ]
+    picture = next(Path("data").rglob("*.jpg"))
     network = ["--backbone", "resnet18", "--width", "0.25", "--weights", "none"]
     small = ["--shorter-side", "96", "--longer-side", "128", "--batch-size", "2", "--max-steps", "1"]
     data = ["--data-root", "data", "--workers", "0"]
-    assert heavy_after("train", *data, *network, *small, "--run-dir", "run", "--device", "cpu") == NETWORK | {
-        "lightning_fabric",
-        "tensorboard",
+    commands: dict[Sequence[str], set[str]] = {
+        ("train", *data, *network, *small, "--run-dir", "run", "--device", "cpu"): (
+            NETWORK | {"lightning_fabric", "tensorboard"}
+        ),
+        ("predict", "--checkpoint", "run", "--predictions", "found.npz"): NETWORK,
+        ("evaluate", "--checkpoint", "run"): NETWORK,
+        ("convert", "run", "--out", "model.pt"): NETWORK,
+        ("report", "--run-dir", "run"): NETWORK | {"cv2", "jinja2", "matplotlib"},
+        ("visualize", "--model", "run", "--query", str(picture), "--box", "1,1,30,60", "--gallery", "data"): (
+            NETWORK | {"cv2"}
+        ),
     }
-    assert heavy_after("predict", "--checkpoint", "run", "--predictions", "found.npz") == NETWORK
-    assert heavy_after("score", "--predictions", "found.npz", "--data-root", "data") == READING
-    assert heavy_after("compare", "found.npz", "found.npz", "--data-root", "data", "--samples", "2") == READING
-    assert heavy_after("evaluate", "--checkpoint", "run") == NETWORK
-    assert heavy_after("convert", "run", "--out", "model.pt") == NETWORK
-    assert heavy_after("report", "--run-dir", "run") == NETWORK | {"cv2", "jinja2", "matplotlib"}
-    picture = next(Path("data").rglob("*.jpg"))
-    asked = ["--query", str(picture), "--box", "1,1,30,60", "--gallery", "data"]
-    assert heavy_after("visualize", "--model", "run", *asked) == NETWORK | {"cv2"}
+    found = heavy_after_each([*commands], lent=["torch", "torchvision"])
+    assert dict(zip(commands, found, strict=True)) == commands
+    scoring = [
+        ("score", "--predictions", "found.npz", "--data-root", "data"),
+        ("compare", "found.npz", "found.npz", "--data-root", "data", "--samples", "2"),
+    ]
+    assert heavy_after_each(scoring) == [READING, READING]
+
+
+def test_what_is_lent_counts_for_who_asks_for_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert heavy_after_each([["--version"], ["train", "--help"]], lent=["numpy"]) == [set(), SETTINGS]

@@ -1,4 +1,7 @@
-"""Scenarios of ``test_workers.py`` in which workers are killed: ``killed_workers.py SCENARIO FOLDER`` prints a line."""
+"""Scenarios of ``test_workers.py`` in which workers are killed: ``killed_workers.py FOLDER SCENARIO...``.
+
+Each is a process of its own, forked from one that has imported what all need, and writes a line to a file in FOLDER.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 from test_workers import COUNT, make_split
@@ -89,9 +93,23 @@ def stopped(split: Split) -> str:
     return f"the others {others}, then {worker.exitcode}"
 
 
-if __name__ == "__main__":
-    made = make_split(Path(sys.argv[2]))
+def run(scenario: str, folder: Path) -> None:
+    pictures = folder / scenario
+    pictures.mkdir()
+    made = make_split(pictures)
     alone = {"working": working, "stopped": stopped}
-    print(alone[sys.argv[1]](made) if sys.argv[1] in alone else waiting(made, sys.argv[1]), flush=True)
-    # Nothing is left to tidy up that was not killed.
-    os._exit(0)
+    said = alone[scenario](made) if scenario in alone else waiting(made, scenario)
+    (folder / f"{scenario}.txt").write_text(f"{said}\n")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[2:]:
+        if os.fork() == 0:
+            try:
+                run(name, Path(sys.argv[1]))
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            # Nothing is left to tidy up that was not killed.
+            os._exit(0)
+        assert os.wait()[1] == 0, name

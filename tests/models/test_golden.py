@@ -16,6 +16,7 @@ from golden_files import (
     formula,
     layout,
     make_images,
+    remembered_top,
     sample,
     training_step,
 )
@@ -26,6 +27,8 @@ from person_search.checkpoints.released import rename
 from person_search.commandline import cli
 from person_search.synth.generate import generate
 from person_search.synth.settings import SynthConfig
+
+pytestmark = pytest.mark.slow
 
 METHODS = ["bsl", "bsl_c4c5", "oim", "nae"]
 LOSSES = {
@@ -95,10 +98,18 @@ def test_a_released_checkpoint_is_recognised_by_its_contents(case):
     assert model.num_identities == 20
 
 
-def test_detections_and_query_embeddings_agree(case):
+@pytest.fixture(scope="module")
+def seen():
+    """Outputs of the tops."""
+    return {}
+
+
+def test_detections_and_query_embeddings_agree(case, seen):
     _, golden, model = case
     boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
-    for i, result in enumerate(model.eval().detect_and_embed(make_images(), boxes)):
+    with remembered_top(model.eval(), seen):
+        results = model.detect_and_embed(make_images(), boxes)
+    for i, result in enumerate(results):
         found, query = result.detections, torch.stack([person.embedding for person in result.given])
         assert golden.relative(f"det{i}_boxes", found.boxes) < 1e-4
         assert golden.difference(f"det{i}_scores", found.scores) < 1e-5

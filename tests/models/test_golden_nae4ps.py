@@ -18,6 +18,7 @@ from golden_files import (
     embeddings_of,
     make_images,
     released_state,
+    remembered_top,
     training_step,
 )
 from torch.nn import functional as F
@@ -25,6 +26,8 @@ from torch.nn import functional as F
 from person_search.checkpoints.loading import load_model
 from person_search.checkpoints.released_nae4ps import UNUSED, rename
 from person_search.models.two_stage import FeatureMaps
+
+pytestmark = pytest.mark.slow
 
 LOSSES = {
     "rpn_objectness": "loss_objectness",
@@ -35,8 +38,6 @@ LOSSES = {
 }
 NAMES = {"nae4ps": ("nae4ps", ("C4", "C5")), "naeplus": ("nae-plus", ("C4", "C5")), "naeplus_c5": ("nae-plus", ("C5",))}
 """Name of the outputs: method and levels."""
-SEEN = {}
-"""Outputs of the top, by shape and sum of what it was given."""
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -88,25 +89,18 @@ def test_a_released_checkpoint_is_recognised_by_its_contents(model, name):
     assert model.reid_loss.queue_head == 0
 
 
-@pytest.fixture
-def shared_top(model, monkeypatch):
-    """The model, whose top runs once for all names: their weights up to there are the same, and so are the RoIs."""
-    run = model.eval().top.forward
-
-    def remembered(aligned):
-        key = aligned.shape, float(aligned.double().sum())
-        if key not in SEEN:
-            SEEN[key] = run(aligned)
-        return SEEN[key]
-
-    monkeypatch.setattr(model.top, "forward", remembered)
-    return model
+@pytest.fixture(scope="module")
+def seen():
+    """Outputs of the tops."""
+    return {}
 
 
-def test_detections_and_query_embeddings_agree(golden, shared_top):
+def test_detections_and_query_embeddings_agree(golden, model, seen):
     """Both pictures in one batch: each is to give what it gave by itself."""
     boxes = [torch.from_numpy(box) for box in golden["gt_boxes"]]
-    for i, result in enumerate(shared_top.detect_and_embed(make_images(), boxes)):
+    with remembered_top(model.eval(), seen):
+        found = model.detect_and_embed(make_images(), boxes)
+    for i, result in enumerate(found):
         assert_people_agree(golden, i, result.detections, None)
         # NAE+'s authors leave queries as long as they are, which changes no ranking.
         expected = F.normalize(torch.from_numpy(golden[f"query{i}_embeddings"]), dim=1)

@@ -27,6 +27,8 @@ from person_search.checkpoints.loading import load_model
 from person_search.checkpoints.released_oimnetpp import rename
 from person_search.models.proto_norm import ProtoNorm
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["oimnetpp", "oimnetppp"]
 LOSSES = {
     "rpn_objectness": "loss_rpn_cls",

@@ -28,6 +28,8 @@ from person_search.evaluation.cbgm import context_rescore
 from person_search.evaluation.predictions import Predictions
 from person_search.evaluation.similarity import similarity_blocks
 
+pytestmark = pytest.mark.slow
+
 LOSSES = {
     "rpn_objectness": "loss_rpn_cls",
     "rpn_box": "loss_rpn_reg",

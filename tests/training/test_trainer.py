@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from forked import run_forked
 from person_search.checkpoints.checkpoint import read_checkpoint, save_checkpoint
 from person_search.config import Config, load_config, to_yaml, with_settings
 from person_search.data.scene import Dataset
@@ -157,7 +156,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_it_ends_the_same(
         config=str(tmp_path / "killed.yaml"),
         data=str(dataset.root),
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
+    ended = run_forked(exec, program, {"__name__": "__main__"}, timeout=600)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     position = read_checkpoint(tmp_path / "killed" / "last.pt").training["position"]
     assert (position["epoch"], position["images"], position["step"]) == (1, 4, 6)
