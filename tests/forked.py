@@ -1,7 +1,7 @@
 """Programs that want a process of their own, without the seconds in which each would import PyTorch.
 
 They are forked from a process that has imported it and done nothing else: the fork server of ``multiprocessing``, one
-for each process of tests. Not for programs whose own children are killed: PyTorch was seen not to hear of that there.
+for each process of tests.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def _execute(
     cwd: str | Path,
     outputs: list[Path],
 ) -> None:
+    # Its own children come into being as those of any program, and not as children of the server, as it did itself.
+    multiprocessing.set_start_method(None, force=True)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
