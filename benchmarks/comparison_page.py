@@ -76,8 +76,9 @@ START, END = "<!-- from here on made by `make compare` -->", "<!-- end of what `
 INTRODUCTION = """## Methods and their parts compared
 
 Methods are compared, and the baseline with one part of it changed at a time. All see the same scenes, take the same
-number of steps and use the same optimiser. `make compare` (`benchmarks/compare.py`) makes this section, and keeps
-trainings that are finished.
+number of steps and use the same optimiser. Methods that pool RoIs of 14 x 14 instead of 14 x 7 sample half as many an
+image, so that every training takes minutes: all but the baseline, OIM and NAE. `make compare`
+(`benchmarks/compare.py`) makes this section, and keeps trainings that are finished.
 """
 
 READING = """### What this shows, and what it does not
