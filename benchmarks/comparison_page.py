@@ -93,8 +93,9 @@ variant which learns slowly at first looks worse than it would be in the end.
 """
 LEGEND = (
     "mAP, top-1 and detection AP are in per cent, on test scenes with people unseen in training. Seconds and images "
-    "per second are of training, waiting for data included. Memory is the peak while training: on a CPU what the "
-    "training process held, libraries included; on a GPU what it allocated there."
+    "per second are of training, waiting for data included; they are left out where other work ran beside it. Memory "
+    "is the peak while training: on a CPU what the training process held, libraries included; on a GPU what it "
+    "allocated there."
 )
 ONE_SEED = (
     "Every row is one training with one seed. How far another seed alone would move it was not measured, so that small "
