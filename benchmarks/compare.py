@@ -107,6 +107,8 @@ def config_of(preset: str, variant: str, seed: int, folder: Path) -> Config:
     shared |= PRESETS[preset].settings
     # In two steps: what the baseline alone has stays behind where the variant is another method.
     config = with_settings(with_settings(base, **shared), **VARIANTS[variant].settings)
+    if config.model.rois.size == (14, 14):  # twice as many positions as the baseline's 14 x 7
+        config = with_settings(config, roi_batch_per_image=config.model.rois.batch_per_image // 2)
     name = f"{variant}-seed{seed}-{fingerprint(preset, config)}"
     return with_settings(config, run_dir=folder / name)
 
@@ -187,7 +189,7 @@ def _where(gpu: str | None, torch_version: str, threads: int) -> str:
 
 def compare(preset: str, variants: Sequence[str], seeds: int, folder: Path, page_file: Path) -> None:
     """Run what is missing, each in a process of its own, and write numbers and section after each."""
-    generate(SynthConfig(out=folder / "scenes", **PRESETS[preset].scenes))
+    generate(SynthConfig(out=folder / "scenes", **PRESETS[preset].scenes), replace=True)
     numbers = page_file.with_suffix(".json")
     by_chance = chance(config_of(preset, "baseline", 0, folder))
     for seed in range(seeds):

@@ -76,8 +76,9 @@ START, END = "<!-- from here on made by `make compare` -->", "<!-- end of what `
 INTRODUCTION = """## Methods and their parts compared
 
 Methods are compared, and the baseline with one part of it changed at a time. All see the same scenes, take the same
-number of steps and use the same optimiser. `make compare` (`benchmarks/compare.py`) makes this section, and keeps
-trainings that are finished.
+number of steps and use the same optimiser. Methods that pool RoIs of 14 x 14 instead of 14 x 7 sample half as many an
+image, so that every training takes minutes: all but the baseline, OIM and NAE. `make compare`
+(`benchmarks/compare.py`) makes this section, and keeps trainings that are finished.
 """
 
 READING = """### What this shows, and what it does not
@@ -92,8 +93,9 @@ variant which learns slowly at first looks worse than it would be in the end.
 """
 LEGEND = (
     "mAP, top-1 and detection AP are in per cent, on test scenes with people unseen in training. Seconds and images "
-    "per second are of training, waiting for data included. Memory is the peak while training: on a CPU what the "
-    "training process held, libraries included; on a GPU what it allocated there."
+    "per second are of training, waiting for data included; they are left out where other work ran beside it. Memory "
+    "is the peak while training: on a CPU what the training process held, libraries included; on a GPU what it "
+    "allocated there."
 )
 ONE_SEED = (
     "Every row is one training with one seed. How far another seed alone would move it was not measured, so that small "
