@@ -28,7 +28,7 @@ class FileServer:
     """
 
     url: str = ""
-    content: bytes = b"PK\x03\x04" + bytes(range(256)) * 2500
+    content: bytes = b"PK\x03\x04" + bytes(range(256)) * 2500 + b"PK\x05\x06" + bytes(18)
     etag: str | None = '"one"'
     modified: str | None = None
     ranges: bool = True

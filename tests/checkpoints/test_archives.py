@@ -124,6 +124,14 @@ def test_a_member_is_chosen_by_what_it_is(tmp_path: Path) -> None:
         archives.find_member(alone)
 
 
+@pytest.mark.parametrize("kind", ["a.tar.gz", "a.zip"])
+def test_an_archive_in_an_archive_is_named(tmp_path: Path, kind: str) -> None:
+    inner = packed(tmp_path / "inner.tar.gz", {"last.pth": checkpoint()})
+    outer = packed(tmp_path / kind, {"b/inner.tar.gz": inner.read_bytes(), "README": b"read me"})
+    with pytest.raises(CheckpointError, match=r"among its 2 files, but archives, 'b/inner\.tar\.gz': unpack"):
+        find_checkpoint(outer)
+
+
 def test_what_torch_writes_is_no_archive(tmp_path: Path) -> None:
     for zipped in (True, False):
         path = tmp_path / f"{zipped}.pth"

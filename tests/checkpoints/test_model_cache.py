@@ -89,6 +89,19 @@ def test_a_file_of_another_digest_is_set_aside(home: Path, server: FileServer) -
     assert obtain(model).read_bytes() == server.content
 
 
+@pytest.mark.parametrize("cut", [None, 300_000], ids=["an answer of another kind", "cut short, of unknown length"])
+def test_what_is_no_whole_checkpoint_is_not_kept_as_the_model(
+    server: FileServer, model: NamedModel, cut: int | None
+) -> None:
+    whole = server.content
+    server.content = b'{"error": "quota"}' if cut is None else whole[:cut]
+    server.length = False
+    assert "it is neither a whole file of torch.save's nor an archive" in refusal(model)
+    assert (model.file.exists(), read_note(model.file)) == (False, None)
+    server.content = whole
+    assert obtain(model).read_bytes() == whole
+
+
 def test_a_file_of_another_size_is_refused(home: Path, server: FileServer) -> None:
     model = listed(home, url=f"{server.url}/file.pth", size=5)
     assert "expected 5" in refusal(model)
@@ -100,7 +113,7 @@ def test_what_was_noted_first_holds_when_it_is_fetched_again(server: FileServer,
     assert obtain(model).read_bytes() == server.content
     model.file.unlink()
     before = hashlib.sha256(server.content).hexdigest()
-    server.content = server.content[::-1]
+    server.content = server.content[:4] + b"other" + server.content[4:]
     text = refusal(model)
     assert before in text
     assert hashlib.sha256(server.content).hexdigest() in text
@@ -120,7 +133,7 @@ def test_checking_finds_a_file_that_changed(model: NamedModel) -> None:
     with pytest.raises(DownloadError, match=r"its SHA-256 is .*, expected .* \(noted in "):
         check(model)
     file.write_bytes(content + b"more")
-    assert "has 640008 bytes, and 640004 are noted" in refusal(model)
+    assert "has 640030 bytes, and 640026 are noted" in refusal(model)
 
 
 def test_a_file_that_was_put_there_by_hand_needs_no_network(home: Path, server: FileServer) -> None:
@@ -161,7 +174,7 @@ def test_another_address_for_a_name_does_not_take_the_old_file(
     model = listed(home, url=f"{server.url}/newer.pth")
     assert "now another address is listed; remove it" in refusal(model)
     model.file.unlink()
-    server.content = server.content[::-1]
+    server.content = server.content[:4] + b"other" + server.content[4:]
     assert obtain(model).read_bytes() == server.content
 
 

@@ -411,6 +411,36 @@ def test_contents_that_are_no_model_are_refused(saved: Path, tmp_path: Path, mod
         load_model(tmp_path / "a.pt")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.int(), "holds int32, the model wants floating-point numbers"),
+        (lambda value: value.to(torch.complex64), "holds complex64, the model wants floating-point numbers"),
+        (lambda value: value.to_sparse(), "is sparse_coo, the model wants a dense tensor"),
+        (lambda value: value.to("meta"), "is on the device meta, the model wants a dense tensor"),
+    ],
+)
+def test_weights_are_not_copied_from_numbers_of_another_kind(
+    saved: Path, tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    contents = read_tensors(saved)
+    name = "trunk.conv1.weight"
+    torch.save({**contents, "model": {**contents["model"], name: change(contents["model"][name])}}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=f"a.pt.*'{name}' {message}"):
+        load_model(tmp_path / "a.pt")
+
+
+def test_weights_of_another_precision_are_taken(saved: Path, tmp_path: Path) -> None:
+    contents = read_tensors(saved)
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in contents["model"].items()}
+    torch.save({**contents, "model": halves}, tmp_path / "a.pt")
+    assert load_model(tmp_path / "a.pt").state_dict()["trunk.conv1.weight"].dtype == torch.float32
+
+
+def test_the_old_format_is_told_by_torchs_own_number() -> None:
+    assert torch.serialization.MAGIC_NUMBER.to_bytes(10, "little") == OLD_FORMAT
+
+
 def test_storage_larger_than_the_file_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save({"a": torch.ones(4)}, path, _use_new_zipfile_serialization=False)

@@ -195,6 +195,8 @@ def test_nothing_leads_from_https_to_http_or_to_files(server: FileServer, part: 
     assert module._followed("https://one.example/a", "https://other.example/b") == "https://other.example/b"
     server.redirects = {"/file": "file:///etc/passwd"}
     assert "which is not https or http" in refusal(server, part)
+    server.redirects = {"/file": "http://[::1"}
+    assert "leads to what is no address" in refusal(server, part)
 
 
 def test_a_file_that_comes_compressed_is_refused(server: FileServer, part: Path) -> None:

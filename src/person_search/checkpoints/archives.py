@@ -62,25 +62,38 @@ def on_disk(path: Path) -> Path:
     return path if found is None else found[0]
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a file begins, and a zip file ends, as one that ``torch.save`` wrote or an archive of any kind does."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith(b"PK"):
+        return zipfile.is_zipfile(path)
+    return OLD_FORMAT in start[:32] or _begins_archive(start)
+
+
 def find_member(path: Path) -> Path:
     """``path``, which names an archive or goes on in one, completed where that leaves one checkpoint alone.
 
     Raises CheckpointError, listing the checkpoints in the archive, where it leaves none or several.
     """
     archive, inside = _archive_at(path)
-    checkpoints, files = [], 0
+    checkpoints, archives, files = [], [], 0
     for name, _, content in _files(archive):
         files += 1
         with _errors_of(archive):
-            if _is_checkpoint(content.read(512)):
-                checkpoints.append(name)
+            start = content.read(512)
+        if _is_checkpoint(start):
+            checkpoints.append(name)
+        elif start.startswith(b"PK") or _begins_archive(start):
+            archives.append(name)
     found = [name for name in checkpoints if inside in ("", name)] or [
         name for name in checkpoints if name.startswith(f"{inside}/")
     ]
     if len(found) == 1:
         return archive / found[0]
     if not checkpoints:
-        raise CheckpointError(f"archive '{archive}' holds no checkpoint among its {files} files")
+        within = f", but archives, {named(archives)}: unpack it yourself and give one of these" if archives else ""
+        raise CheckpointError(f"archive '{archive}' holds no checkpoint among its {files} files{within}")
     if not found:
         raise CheckpointError(f"archive '{archive}' holds no checkpoint '{inside}'; it holds {named(checkpoints)}")
     raise CheckpointError(
@@ -144,12 +157,17 @@ def _is_archive(path: Path) -> bool:
             start = file.read(512)
         if OLD_FORMAT in start[:32]:
             return False
-        if start.startswith(tuple(COMPRESSED)) or start[257:262] == b"ustar":
+        if _begins_archive(start):
             return True
         return start.startswith(b"PK") and zipfile.is_zipfile(path) and not _is_torch_zip(path)
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, struct.error):
         # What is wrong with it is said by whoever reads it.
         return False
+
+
+def _begins_archive(start: bytes) -> bool:
+    """Whether a file that begins like this is a compressed one or a tar archive; zip files are told by their end."""
+    return start.startswith(tuple(COMPRESSED)) or start[257:262] == b"ustar"
 
 
 def _is_torch_zip(path: Path) -> bool:

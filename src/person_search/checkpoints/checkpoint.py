@@ -140,7 +140,10 @@ def read_tensors(path: Path) -> Any:
             f"checkpoint '{path}' holds pickled code, not only tensors and plain values; it was refused and nothing "
             "in it was executed"
         ) from None
-    except (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AssertionError, struct.error):
+    except (
+        OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AssertionError, MemoryError,
+        struct.error,
+    ):  # fmt: skip
         raise damaged(path) from None
 
 
@@ -271,8 +274,20 @@ def _first_difference(wanted: dict[str, Tensor], given: dict[str, Tensor], origi
             return f"it lacks {named(name)}, of shape {tuple(value.shape)}"
         if given[name].shape != value.shape:
             return f"{named(name)} is {tuple(given[name].shape)}, the model wants {tuple(value.shape)}"
+        if problem := _unlike(value, given[name]):
+            return f"{named(name)} {problem}"
     extra = next((name for name in given if name not in wanted), None)
     return f"the model has no {named(extra)}, which is {tuple(given[extra].shape)} in the file" if extra else None
+
+
+def _unlike(wanted: Tensor, given: Tensor) -> str | None:
+    # Copied as they are, weights would lose their fractions, or their imaginary parts, without a word.
+    if given.layout != torch.strided or given.is_quantized or given.is_meta:
+        kind = "on the device meta" if given.is_meta else "quantised" if given.is_quantized else str(given.layout)
+        return f"is {kind.removeprefix('torch.')}, the model wants a dense tensor"
+    if wanted.is_floating_point() and not given.is_floating_point():
+        return f"holds {given.dtype}, the model wants floating-point numbers".replace("torch.", "")
+    return None
 
 
 def _epoch_of(path: Path) -> int:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from person_search.checkpoints.archives import is_whole
 from person_search.checkpoints.named_models import NamedModel
 from person_search.errors import CheckpointError, DownloadError
 from person_search.runtime import google_drive
@@ -65,7 +66,11 @@ def _fetch(model: NamedModel, file: Path, say: Say) -> None:
     size, digest = part.stat().st_size, sha256_of(part)
     known, whose = _known(model, file)
     forget_origin(part)
-    if (problem := _mismatch(model, size, digest, known, whose)) is not None:
+    problem = _mismatch(model, size, digest, known, whose)
+    if problem is None and not is_whole(part):
+        # Noted as the first one seen, it would stand for the model from then on.
+        problem = "it is neither a whole file of torch.save's nor an archive"
+    if problem is not None:
         aside = _beside(file, ".refused")
         replace_synced(part, aside)
         raise DownloadError(f"what came is not the file: {problem}. It is kept as '{aside}'")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from torch.serialization import MAGIC_NUMBER
-
 from person_search.errors import CheckpointError
 
-OLD_FORMAT = MAGIC_NUMBER.to_bytes(10, "little")
-"""Among the first bytes of what ``torch.save`` wrote before torch 1.6, and still writes on request."""
+OLD_FORMAT = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+"""Among the first bytes of what ``torch.save`` wrote before torch 1.6, and still writes on request.
+
+It is ``torch.serialization.MAGIC_NUMBER``, written down so that a file can be told without importing torch.
+"""
 
 
 class PickledCodeError(CheckpointError):

@@ -186,6 +186,11 @@ class _Fetch:
                 # Waiting helps nobody who is offline.
                 raise
             raise BrokenTransferError(f"{_host(url)}: {_reason(error)}") from None
+        except exceptions.RequestException:
+            raise
+        except ValueError as error:
+            # It looks at where the answer leads even when it is told not to follow.
+            raise DownloadError(f"{_host(url)} leads to what is no address: {error}") from None
         self._reached = True
         return response
 

@@ -81,6 +81,8 @@ def _train(config: Config, resume: bool, dataset: Dataset | None, show_progress:
     changes = check_changes(run_dir, own, config) if start else changes_between(own or config, config)
     dataset = dataset or open_dataset(config)
     split, validation = training_and_validation(dataset, config)
+    # A model without identities cannot be built, and would say so without naming the data.
+    wanted_scenes(split, all_images=config.training.all_images)
     with name_lost_ranks(lambda: how_to_go_on(run_dir)), lost_workers_named():
         fabric, scaler = start_fabric(config.training)
         with errors_on_all_ranks():
