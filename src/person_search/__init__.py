@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from person_search.models.streaming import detections_of
     from person_search.training.trainer import train
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "CheckpointError",

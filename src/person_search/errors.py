@@ -57,8 +57,9 @@ def as_settings(message: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the known name most like ``name``, or an empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{matches[0]}'?" if matches else ""
+    by_letters = {each.casefold(): each for each in known}
+    matches = difflib.get_close_matches(name.casefold(), by_letters, n=1, cutoff=0.5)
+    return f" Did you mean '{by_letters[matches[0]]}'?" if matches else ""
 
 
 def first_line(error: BaseException) -> str:

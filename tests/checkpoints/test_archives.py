@@ -109,6 +109,15 @@ def test_of_several_one_is_named_as_if_the_archive_were_a_folder(tmp_path: Path,
             open_checkpoint(archive / other)
 
 
+def test_of_two_of_one_name_none_is_taken(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "a.tar", {"a.pth": checkpoint()})
+    (tmp_path / "a.pth").write_bytes(checkpoint(8))
+    with tarfile.open(archive, "a") as more:
+        more.add(tmp_path / "a.pth", "a.pth")
+    with pytest.raises(CheckpointError, match=r"holds 2 checkpoints called 'a\.pth'; unpack the one"):
+        find_checkpoint(archive)
+
+
 def test_a_member_is_chosen_by_what_it_is(tmp_path: Path) -> None:
     archive = packed(tmp_path / "logs.tar.gz", {**SEVERAL, "logs/other.pth": checkpoint()[:200]})
     assert select_member(archive, lambda found: found.num_identities == 8) == archive / "logs/plus/checkpoint.pth"

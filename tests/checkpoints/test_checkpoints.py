@@ -147,6 +147,8 @@ def test_foreign_files_are_told_apart(tmp_path: Path, content: bytes | None, mes
         ({"format": "other"}, "something other than"),
         ({"version": 99}, "format 99"),
         ({"model_config": {"method": [3]}}, "this version cannot read all settings of checkpoint .*model.method: "),
+        ({"num_identities": 3.5}, "an incomplete person-search checkpoint: .*num_identities is 3.5"),
+        ({"evaluation": {"cws": "maybe"}}, "cannot read the evaluation of .*a.pt': cws: .*found 'maybe'"),
     ],
 )
 def test_contents_that_do_not_fit_are_told_apart(tmp_path: Path, change: dict, message: str) -> None:

@@ -83,6 +83,13 @@ def test_a_model_in_an_archive_is_chosen_by_what_it_is(at_home: Path, server: Fi
     assert len(server.asked) == 1
 
 
+def test_a_file_that_holds_another_method_than_listed_is_refused(at_home: Path) -> None:
+    text = Path(at_home.parent, "list.yaml").read_text().replace("method: baseline", "method: seqnet")
+    Path(at_home.parent, "list.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match=r"'tiny' is listed as seqnet, but '.*tiny\.pth' holds baseline with 4"):
+        load_model("tiny")
+
+
 def test_a_name_has_no_settings_beside_it(at_home: Path) -> None:
     Path("config.yaml").write_text("data: {dataset: prw}\n")
     assert base_config(["--checkpoint", "tiny"], "--checkpoint")[0] == Config()

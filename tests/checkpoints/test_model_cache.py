@@ -285,6 +285,8 @@ def test_a_name_is_no_path(home: Path, tmp_path: Path) -> None:
 def test_a_name_that_nobody_lists_is_answered_with_the_nearest(home: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no file, folder or model 'seqnet-pwr'\. Did you mean 'seqnet-prw'\?"):
         named_model("seqnet-pwr")
+    with pytest.raises(CheckpointError, match=r"Did you mean 'coat-prw'\?"):
+        named_model("COAT-PRW")
     with pytest.raises(CheckpointError, match="person-search models lists the names"):
         named_model("xyz")
 

@@ -109,6 +109,8 @@ WRAPPED: dict[str, Callable[[dict[str, Tensor]], object]] = {
     "state_dict": lambda state: {"state_dict": state},
     "detector": lambda state: {"state_dict": {"detector": state}},
     "module": lambda state: {"model": {f"module.{name}": value for name, value in state.items()}},
+    "compiled": lambda state: {"net": {f"module._orig_mod.{name}": value for name, value in state.items()}},
+    "beside": lambda state: {**state, "epoch": 19, "name": "a", "best": None},
     "objects": lambda state: {"model": state, **BESIDE},
 }
 

@@ -134,6 +134,7 @@ def test_what_a_run_folder_holds_needs_no_base(tmp_path: Path) -> None:
         ("base: second.yaml", "training: [", "config '{1}', the base of '{0}' is not valid YAML at line 1"),
         ("base: second.yaml", "training: {lrr: 1}", "config '{1}': unknown key 'training.lrr'. Did you mean 'lr'?"),
         ("base: second.yaml\ntraining: {lrr: 1}", "", "config '{0}': unknown key 'training.lrr'. Did you mean 'lr'?"),
+        ("training:\n  lr: 1\n  lr: 2", "", "config '{0}' is not valid YAML at line 3: the key 'lr' is there twice"),
         ("training: {base: second.yaml}", "", "config '{0}': unknown key 'training.base'."),
     ],
 )

@@ -91,6 +91,10 @@ def find_member(path: Path) -> Path:
     ]
     if len(found) == 1:
         return archive / found[0]
+    if len(set(found)) == 1:
+        raise CheckpointError(
+            f"archive '{archive}' holds {len(found)} checkpoints called '{found[0]}'; unpack the one that is meant"
+        )
     if not checkpoints:
         within = f", but archives, {named(archives)}: unpack it yourself and give one of these" if archives else ""
         raise CheckpointError(f"archive '{archive}' holds no checkpoint among its {files} files{within}")

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from person_search.checkpoints.origin import Origin
 from person_search.checkpoints.torch_files import PickledCodeError, check_torch_file, damaged
 from person_search.config import EvaluationConfig, MethodSettings, read_method_settings
+from person_search.config.reading import describe
 from person_search.errors import CheckpointError, UsageError
 from person_search.models.person_search_model import PersonSearchModel
 from person_search.registry import losses
@@ -115,10 +117,13 @@ def as_checkpoint(contents: Any, path: Path) -> Checkpoint:
         state = contents["model"]
         if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("model is no dict of tensors")
+        identities = contents["num_identities"]
+        if type(identities) is not int or identities < 1:
+            raise TypeError(f"num_identities is {identities!r}")
         evaluation = EvaluationConfig.model_validate(contents.get("evaluation", {}))
         return Checkpoint(
             config,
-            int(contents["num_identities"]),
+            identities,
             state,
             contents["training"],
             contents.get("data"),
@@ -126,6 +131,8 @@ def as_checkpoint(contents: Any, path: Path) -> Checkpoint:
         )
     except UsageError as error:
         raise CheckpointError(f"this version cannot read all settings of {error}") from None
+    except ValidationError as error:
+        raise CheckpointError(f"this version cannot read the evaluation of '{path}': {describe(error)}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"'{path}' is an incomplete {FORMAT}: {error!r}; use another checkpoint") from None
 

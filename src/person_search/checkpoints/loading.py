@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ RELEASED: tuple[Layout, ...] = (
     released_coat,
 )
 """The layouts of other projects' checkpoints, a module each."""
-WRAPPERS = ("model", "state_dict", "detector")
+WRAPPERS = ("model", "model_state_dict", "state_dict", "net", "detector")
 """Keys under which a file has its tensors, one within the other."""
 SHOWN = 5
 """Names that an error shows of what a file holds."""
@@ -116,6 +117,9 @@ def load_stored(path: str | Path, *, device: str | torch.device = "cpu", **overr
     device = usable_device(device)
     file = find_checkpoint(path)
     checkpoint = open_checkpoint(file)
+    name = str(path) if is_name(path) else None
+    if name is not None:
+        _check_listed(named_model(name), checkpoint, file)
     config = override(checkpoint.model_config, overrides)
     model = build_model(config, checkpoint.num_identities, load_weights=False)
     load_model_state(model, checkpoint, file)
@@ -125,7 +129,7 @@ def load_stored(path: str | Path, *, device: str | torch.device = "cpu", **overr
         file,
         checkpoint.model_config,
         # Nobody looks for results in a cache, which may be deleted at any time.
-        Path("runs", path) if is_name(path) else on_disk(file).parent,
+        on_disk(file).parent if name is None else Path("runs", name),
         checkpoint.data,
         checkpoint.evaluation,
         f"'{file}' is {origin}" if origin else None,
@@ -148,6 +152,16 @@ def find_checkpoint(path: str | Path) -> Path:
         if (path / name).exists():
             return path / name
     raise CheckpointError(f"the folder '{path}' holds no {BEST} or {LAST}; give a checkpoint file or a run folder")
+
+
+def _check_listed(model: NamedModel, checkpoint: Checkpoint, file: Path) -> None:
+    method, identities = checkpoint.model_config.method, checkpoint.num_identities
+    if not model.is_model(method, identities):
+        listed = f" with {' or '.join(map(str, model.facts.identities))} identities" if model.facts.identities else ""
+        raise CheckpointError(
+            f"model '{model.name}' is listed as {model.facts.method}{listed}, but '{file}' holds {method} with "
+            f"{identities}; correct the list, or remove the file to fetch it again"
+        )
 
 
 def _file_of(model: NamedModel) -> Path:
@@ -225,15 +239,20 @@ def _open(file: Path, path: Path) -> Checkpoint:
 
 
 def _state_of(contents: Any) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a checkpoint and the keys that they lie under; {} where there are none, or other things too."""
+    """The tensors of a checkpoint and the keys that they lie under; {} where there are none, or no numbers and words.
+
+    Beginnings of names that PyTorch's wrappers add, for several processes or for compiling, are left out.
+    """
     keys = []
     for key in WRAPPERS:
         if isinstance(contents, dict) and isinstance(contents.get(key), dict):
             contents = contents[key]
             keys.append(key)
-    if isinstance(contents, dict) and all(isinstance(value, Tensor) for value in contents.values()):
-        return {str(name).removeprefix("module."): value for name, value in contents.items()}, keys
-    return {}, keys
+    plain = (Tensor, int, float, str, NoneType)
+    if not isinstance(contents, dict) or not all(isinstance(value, plain) for value in contents.values()):
+        return {}, keys
+    tensors = {str(name): value for name, value in contents.items() if isinstance(value, Tensor)}
+    return {name.removeprefix("module.").removeprefix("_orig_mod."): value for name, value in tensors.items()}, keys
 
 
 def _found(contents: Any, state: dict[str, Tensor], keys: list[str]) -> str:

@@ -37,6 +37,9 @@ REMARK = (
 )
 """Stands beside every list of models."""
 
+SAME_TENSORS = {"oimnet+++": "oimnet++"}
+"""Methods that leave the checkpoints of another one."""
+
 PositiveBytes = Annotated[int, Field(gt=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -129,7 +132,8 @@ class NamedModel:
 
     def is_model(self, method: str, identities: int) -> bool:
         """Whether a checkpoint of this method and number of identities can be this model, maybe in an archive."""
-        return method == self.facts.method and identities in (self.facts.identities or (identities,))
+        same = SAME_TENSORS.get(method, method) == SAME_TENSORS.get(self.facts.method, self.facts.method)
+        return same and identities in (self.facts.identities or (identities,))
 
     @property
     def file(self) -> Path:

@@ -240,6 +240,22 @@ def _load(path: Path, over: Config | None, derived: tuple[Path, ...]) -> Config:
     return parse_config(tree, f"config '{path}'", over=over)
 
 
+class UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which would let the last of two equal keys win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A dict of ``node``. Raises yaml.YAMLError for a key that is there twice."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"the key '{key.value}' is there twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path, what: str) -> Any:
     """What the YAML file ``path`` holds. Raises UsageError, in which ``what`` names the file."""
     try:
@@ -249,7 +265,7 @@ def read_yaml(path: Path, what: str) -> Any:
     except UnicodeDecodeError:
         raise UsageError(f"{what} is not YAML: it is no UTF-8 text") from None
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, UniqueKeyLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
