@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from person_search.checkpoints.named_models import known_models
 from person_search.commandline import cli, commands
 from person_search.commandline.flags import option_names
 from person_search.commandline.options import OPTIONS
@@ -292,7 +293,19 @@ def test_a_predictions_file_is_written_as_shown(tmp_path: Path, monkeypatch: pyt
     assert (len(found.scene_names), len(found.boxes), len(found.query_embeddings)) == (2, 3, 1)
 
 
-@pytest.mark.parametrize("text", [code for _, language, code in BLOCKS if language == "yaml"])
+YAML = [code for _, language, code in BLOCKS if language == "yaml"]
+
+
+@pytest.mark.parametrize("text", [text for text in YAML if "training_set:" in text])
+def test_a_list_of_models_that_is_written_is_read(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models.yaml").write_text(text)
+    monkeypatch.setenv("PERSON_SEARCH_HOME", str(tmp_path))
+    added = [model for model in known_models().values() if model.listed_in is not None]
+    assert added
+    assert {model.facts.method for model in added} <= {*methods.names()}
+
+
+@pytest.mark.parametrize("text", [text for text in YAML if "training_set:" not in text])
 def test_settings_that_are_written_are_read(text: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "recipes", tmp_path, dirs_exist_ok=True)
     (tmp_path / "written.yaml").write_text(text)

@@ -86,7 +86,7 @@ def test_a_model_in_an_archive_is_chosen_by_what_it_is(at_home: Path, server: Fi
 def test_a_file_that_holds_another_method_than_listed_is_refused(at_home: Path) -> None:
     text = Path(at_home.parent, "list.yaml").read_text().replace("method: baseline", "method: seqnet")
     Path(at_home.parent, "list.yaml").write_text(text)
-    with pytest.raises(CheckpointError, match=r"'tiny' is listed as seqnet, but '.*tiny\.pth' holds baseline with 4"):
+    with pytest.raises(CheckpointError, match=r"'tiny': it is listed as seqnet, but '.*tiny\.pth' holds baseline, 4"):
         load_model("tiny")
 
 

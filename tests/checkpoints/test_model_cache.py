@@ -143,9 +143,12 @@ def test_a_file_that_was_put_there_by_hand_needs_no_network(home: Path, server: 
     model.file.write_bytes(content)
     assert obtain(model).read_bytes() == content
     assert server.asked == []
-    note = read_note(model.file)
-    assert note is not None
-    assert note.sha256 == hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
+    assert check(model) == f"SHA-256 {digest}; nobody published one, and the file was not used yet"
+    # Not before it was opened: what turns out to be another file is replaced without further ado.
+    assert read_note(model.file) is None
+    model_cache.note_used(model)
+    assert read_note(model.file) == model_cache.Note(model.address, len(content), digest)
     model = listed(home, url=NOBODY, sha256="1" * 64)
     model.file.with_name("mine.pth.json").unlink()
     assert f"expected {'1' * 64} (as listed)" in refusal(model)

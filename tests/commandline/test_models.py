@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from person_search.checkpoints.model_cache import note_used
 from person_search.checkpoints.named_models import known_models, named_model
 from person_search.commandline import cli, commands
 
@@ -33,7 +34,7 @@ def test_every_model_has_a_line_with_what_is_known(capsys: pytest.CaptureFixture
     rows = {line.split()[0]: line.split() for line in out.splitlines() if "-prw " in line or "-cuhk-sysu " in line}
     assert set(rows) == set(known_models())
     assert rows["seqnet-prw"] == ["seqnet-prw", "seqnet", "PRW", "46.7/83.4", "MIT", "unknown", "Drive", "no"]
-    assert rows["oim-prw"][3:6] == ["36.0/76.7", "not", "stated"]
+    assert rows["oim-prw"][3:6] == ["36.0/76.7", "unknown", "unknown"]
     assert rows["oimnetpp-prw"][3:] == ["unknown", "GPL-3.0", "unknown", "GitHub", "no"]
     assert out.count("not always one of weights") == out.count("for research only") == 1
     assert "that the authors published; they were not measured here" in out
@@ -65,11 +66,11 @@ def test_files_in_the_cache_are_checked(capsys: pytest.CaptureFixture[str]) -> N
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"PK by hand")
     # The archive is the file of four models.
-    out, _ = models(capsys, "--check")
-    assert [line.split(": ")[:2] for line in out.splitlines()] == [
-        ["coat-prw.pth", "noted"],
-        ["nae4ps-logs.tar.gz", "noted"],
-    ]
+    lines = models(capsys, "--check")[0].splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["coat-prw.pth", "nae4ps-logs.tar.gz"]
+    assert all("SHA-256" in line and line.endswith("the file was not used yet") for line in lines)
+    for name in ("coat-prw", "nae4ps-prw"):
+        note_used(named_model(name))
     assert " yes" in models(capsys)[0]
     assert "as noted when it was first there" in models(capsys, "coat-prw", "--check")[0]
     named_model("coat-prw").file.write_bytes(b"PK by HAND")

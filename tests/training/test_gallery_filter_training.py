@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import TinyDataset
+from conftest import TinyDataset, tiny_config
 from person_search.checkpoints.checkpoint import read_checkpoint
 from person_search.config import Config
 from person_search.data.loading import Item, TrainingScenes
 from person_search.data.scene import Dataset, Split, SplitName
-from person_search.errors import DataError
+from person_search.errors import DataError, UsageError
 from person_search.training.trainer import train
 
 MakeConfig = Callable[..., Config]
@@ -82,3 +82,8 @@ def test_targets_say_of_which_scene_they_are(dataset: Dataset) -> None:
     scenes = TrainingScenes(dataset.split("train"))
     for scene in range(4):
         assert {scenes[Item(scene, mirrored, seed=5)][1].scene for mirrored in (False, True)} == {scene}
+
+
+def test_scene_scores_of_a_model_without_a_filter_are_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the model predicts no scene_embeddings, which the gallery filter needs"):
+        train(tiny_config(tmp_path, gfn_scores=True), dataset=TinyDataset(tmp_path), show_progress=False)

@@ -32,7 +32,7 @@ from person_search.checkpoints.checkpoint import (
     read_tensors,
 )
 from person_search.checkpoints.inert_pickle import load_inert
-from person_search.checkpoints.model_cache import obtain
+from person_search.checkpoints.model_cache import note_used, obtain
 from person_search.checkpoints.model_id import model_id
 from person_search.checkpoints.named_models import NamedModel, is_name, named_model
 from person_search.checkpoints.origin import Layout, called, origin_of
@@ -116,10 +116,8 @@ def load_stored(path: str | Path, *, device: str | torch.device = "cpu", **overr
     """``load_model`` that also says which file and which model it was."""
     device = usable_device(device)
     file = find_checkpoint(path)
-    checkpoint = open_checkpoint(file)
-    name = str(path) if is_name(path) else None
-    if name is not None:
-        _check_listed(named_model(name), checkpoint, file)
+    listed = named_model(str(path)) if is_name(path) else None
+    checkpoint = open_checkpoint(file) if listed is None else _open_named(listed, file)
     config = override(checkpoint.model_config, overrides)
     model = build_model(config, checkpoint.num_identities, load_weights=False)
     load_model_state(model, checkpoint, file)
@@ -129,7 +127,7 @@ def load_stored(path: str | Path, *, device: str | torch.device = "cpu", **overr
         file,
         checkpoint.model_config,
         # Nobody looks for results in a cache, which may be deleted at any time.
-        on_disk(file).parent if name is None else Path("runs", name),
+        on_disk(file).parent if listed is None else Path("runs", listed.name),
         checkpoint.data,
         checkpoint.evaluation,
         f"'{file}' is {origin}" if origin else None,
@@ -154,14 +152,23 @@ def find_checkpoint(path: str | Path) -> Path:
     raise CheckpointError(f"the folder '{path}' holds no {BEST} or {LAST}; give a checkpoint file or a run folder")
 
 
-def _check_listed(model: NamedModel, checkpoint: Checkpoint, file: Path) -> None:
-    method, identities = checkpoint.model_config.method, checkpoint.num_identities
-    if not model.is_model(method, identities):
-        listed = f" with {' or '.join(map(str, model.facts.identities))} identities" if model.facts.identities else ""
+def _open_named(model: NamedModel, file: Path) -> Checkpoint:
+    """The checkpoint in the cache, noted as that of ``model`` when it is. Raises CheckpointError."""
+    try:
+        checkpoint = open_checkpoint(file)
+        method, identities = checkpoint.model_config.method, checkpoint.num_identities
+        if not model.is_model(method, identities):
+            listed = f", {' or '.join(map(str, model.facts.identities))} identities" if model.facts.identities else ""
+            raise CheckpointError(
+                f"it is listed as {model.facts.method}{listed}, but '{file}' holds {method}, {identities} identities"
+            )
+    except CheckpointError as error:
         raise CheckpointError(
-            f"model '{model.name}' is listed as {model.facts.method}{listed}, but '{file}' holds {method} with "
-            f"{identities}; correct the list, or remove the file to fetch it again"
-        )
+            f"model '{model.name}': {error}. Remove '{on_disk(file)}' to fetch it again, or put there what "
+            f"{model.page} gives"
+        ) from None
+    note_used(model)
+    return checkpoint
 
 
 def _file_of(model: NamedModel) -> Path:

@@ -97,7 +97,7 @@ def _mismatch(model: NamedModel, size: int, digest: str, known: str | None, whos
 
 
 def _check_known(model: NamedModel, file: Path) -> None:
-    """Look whether the file that is there can be that of ``model``: its size always, its digest the first time.
+    """Look whether the file that is there can be that of ``model``: its size always, its digest until it is noted.
 
     Raises DownloadError, OSError.
     """
@@ -118,20 +118,25 @@ def _check_known(model: NamedModel, file: Path) -> None:
 def check(model: NamedModel) -> str:
     """Compare the whole file of ``model`` in the cache with what is known of it, and say what was found.
 
-    Where no digest is known, that of the file is noted. Raises DownloadError, which says both digests, and OSError.
+    Raises DownloadError, which says both digests, and OSError.
     """
     file = model.file
     size, digest = file.stat().st_size, sha256_of(file)
     known, whose = _known(model, file)
     if (problem := _mismatch(model, size, digest, known, whose)) is not None:
         raise DownloadError(f"'{file}' is not the file: {problem}")
-    if known is None or read_note(file) is None:
+    if known is None:
+        return f"SHA-256 {digest}; nobody published one, and the file was not used yet"
+    return f"as {'listed' if model.facts.sha256 else 'noted when it was first there'}: SHA-256 {digest}"
+
+
+def note_used(model: NamedModel) -> None:
+    """Note the digest of the file of ``model``, which was opened and is the model; from then on it must be the same."""
+    file = model.file
+    if read_note(file) is None:
         # A cache that several people read may belong to somebody else.
         with contextlib.suppress(OSError):
-            _write_note(file, Note(model.address, size, digest))
-    if known is None:
-        return f"noted: SHA-256 {digest}; nobody published one"
-    return f"as {'listed' if model.facts.sha256 else 'noted when it was first there'}: SHA-256 {digest}"
+            _write_note(file, Note(model.address, file.stat().st_size, sha256_of(file)))
 
 
 def state(model: NamedModel) -> str:

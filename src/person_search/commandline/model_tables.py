@@ -23,15 +23,15 @@ def models_table(models: Sequence[NamedModel]) -> Table:
     table.add_column("method", no_wrap=True)
     table.add_column("trained\non", no_wrap=True)
     table.add_column("published\nmAP/top-1", justify="right", no_wrap=True)
-    table.add_column("code's\nlicence", overflow="fold")
+    table.add_column("code's\nlicence", overflow="fold", min_width=8)
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("from", no_wrap=True)
-    table.add_column("in\ncache", no_wrap=True)
+    table.add_column("from", overflow="fold", min_width=6)
+    table.add_column("here", no_wrap=True)
     for model in models:
         facts = model.facts
         table.add_row(
             model.name, facts.method, facts.training_set, _results(facts.published, "/"),
-            facts.code_licence or "not stated", _size(model), _server(model), state(model),
+            facts.code_licence or UNKNOWN, _size(model), _server(model), state(model),
         )  # fmt: skip
     return table
 
@@ -106,7 +106,7 @@ def _size(model: NamedModel) -> str:
     size = model.facts.size
     if size is None and state(model) == "yes":
         size = model.file.stat().st_size
-    return f"{size / 1e6:.0f} MB" if size is not None else UNKNOWN
+    return f"{size / 1e6:.{0 if size > 1e7 else 1}f} MB" if size is not None else UNKNOWN
 
 
 def _server(model: NamedModel) -> str:

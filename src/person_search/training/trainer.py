@@ -18,6 +18,7 @@ from person_search.data.catalogue import notes_of, open_dataset
 from person_search.data.scene import Dataset, Split
 from person_search.data.size_checks import check_sizes
 from person_search.data.workers import lost_workers_named
+from person_search.evaluation.rescoring import refuse_what_is_not_predicted
 from person_search.models.acceleration import accelerate
 from person_search.models.building import build_model
 from person_search.runtime.distributed import errors_on_all_ranks, rank
@@ -125,6 +126,7 @@ def _prepare(
     first = config.training.init_from if start is None else None
     load_weights = start is None and first is None
     model = build_model(config.model, split.num_identities, load_weights=load_weights)
+    refuse_what_is_not_predicted(config.evaluation, model.optional_arrays(), "the model")
     if first is not None:
         path = find_checkpoint(first)
         start_from(model, open_checkpoint(path), path)
