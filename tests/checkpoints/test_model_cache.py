@@ -230,6 +230,8 @@ def test_the_users_lists_win_and_say_so(
     (home / "models.yaml").write_text(
         "seqnet-prw: {method: seqnet, training_set: PRW, url: 'https://a.example/m.pth'}\n"
     )
+    assert named_model("coat-prw").listed_in is None
+    assert caplog.messages == []
     assert named_model("seqnet-prw").address == "https://a.example/m.pth"
     other = tmp_path / "other.yaml"
     other.write_text("seqnet-prw: {method: seqnet, training_set: PRW, url: 'https://b.example/m.pth'}\nours: "

@@ -333,7 +333,9 @@ def test_what_it_cannot_be_is_refused() -> None:
 
 def test_a_method_that_cannot_carry_one_says_why_where_it_is_set() -> None:
     assert {*METHODS} - {*CARRIERS} == {"coat"}
-    with pytest.raises(UsageError, match=r"no gallery filter network \(`gfn`\) here: COAT embeds people by"):
+    with pytest.raises(
+        UsageError, match=r"no gallery filter network \(`gfn`\) here, leave it out: COAT embeds people by"
+    ):
         method_settings("coat", gfn=True)
 
 

@@ -157,10 +157,11 @@ def _home() -> Path:
         raise CheckpointError("there is no home folder; set PERSON_SEARCH_HOME to a folder for models") from None
 
 
-def known_models() -> dict[str, NamedModel]:
+def known_models(asked: str | None = None) -> dict[str, NamedModel]:
     """All models by name: this program's list, then ``models.yaml`` in the cache, then that of PERSON_SEARCH_MODELS.
 
-    A later list wins; that it does is said once. Raises UsageError that names the file and what is wrong with it.
+    A later list wins; that it does is said once, where one name is ``asked`` for, of that one alone. Raises UsageError
+    that names the file and what is wrong with it.
     """
     models = _read_list(PACKAGED, None)
     users = [_home() / "models.yaml"]
@@ -169,7 +170,7 @@ def known_models() -> dict[str, NamedModel]:
         users.append(Path(given).expanduser())
     for path in users:
         for name, model in _read_list(path, path).items():
-            if name in models:
+            if name in models and asked in (None, name):
                 _say_replaced(name, path, models[name].listed_in)
             models[name] = model
     return models
@@ -205,7 +206,7 @@ def is_name(text: str | Path) -> bool:
 
 def named_model(name: str) -> NamedModel:
     """The model ``name``. Raises CheckpointError with the nearest name for one that no list has, and UsageError."""
-    models = known_models()
+    models = known_models(name)
     if name not in models:
         hint = nearest(name, models) or " person-search models lists the names."
         raise CheckpointError(f"there is no file, folder or model '{name}'.{hint}")

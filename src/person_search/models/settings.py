@@ -325,7 +325,7 @@ class TwoStageSettings(MethodSettings):
     @classmethod
     def _can_be_carried(cls, gfn: GalleryFilterSettings) -> GalleryFilterSettings:
         if gfn.enabled and cls.no_gallery_filter:
-            raise ValueError(f"no gallery filter network (`gfn`) here: {cls.no_gallery_filter}")
+            raise ValueError(f"no gallery filter network (`gfn`) here, leave it out: {cls.no_gallery_filter}")
         return gfn
 
     @field_validator("levels")
