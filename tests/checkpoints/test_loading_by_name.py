@@ -13,7 +13,8 @@ from PIL import Image
 
 from file_server import FileServer
 from person_search.checkpoints.checkpoint import Checkpoint, save_checkpoint
-from person_search.checkpoints.loading import find_checkpoint, load_model, load_stored
+from person_search.checkpoints.loading import find_and_open, find_checkpoint, load_model, load_stored
+from person_search.commandline.commands import run_conversion
 from person_search.commandline.shared_options import base_config
 from person_search.config import Config, method_settings
 from person_search.errors import CheckpointError
@@ -88,6 +89,11 @@ def test_a_file_that_holds_another_method_than_listed_is_refused(at_home: Path) 
     Path(at_home.parent, "list.yaml").write_text(text)
     with pytest.raises(CheckpointError, match=r"'tiny': it is listed as seqnet, but '.*tiny\.pth' holds baseline, 4"):
         load_model("tiny")
+    with pytest.raises(CheckpointError, match="it is listed as seqnet"):
+        run_conversion("tiny", at_home / "made.pt", plugins=())
+    with pytest.raises(CheckpointError, match="it is listed as seqnet"):
+        find_and_open("tiny")
+    assert not Path("made.pt").exists()
 
 
 def test_a_name_has_no_settings_beside_it(at_home: Path) -> None:

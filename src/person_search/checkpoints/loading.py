@@ -115,9 +115,7 @@ class StoredModel:
 def load_stored(path: str | Path, *, device: str | torch.device = "cpu", **overrides: Any) -> StoredModel:
     """``load_model`` that also says which file and which model it was."""
     device = usable_device(device)
-    file = find_checkpoint(path)
-    listed = named_model(str(path)) if is_name(path) else None
-    checkpoint = open_checkpoint(file) if listed is None else _open_named(listed, file)
+    file, checkpoint = find_and_open(path)
     config = override(checkpoint.model_config, overrides)
     model = build_model(config, checkpoint.num_identities, load_weights=False)
     load_model_state(model, checkpoint, file)
@@ -127,11 +125,17 @@ def load_stored(path: str | Path, *, device: str | torch.device = "cpu", **overr
         file,
         checkpoint.model_config,
         # Nobody looks for results in a cache, which may be deleted at any time.
-        on_disk(file).parent if listed is None else Path("runs", listed.name),
+        Path("runs", path) if is_name(path) else on_disk(file).parent,
         checkpoint.data,
         checkpoint.evaluation,
         f"'{file}' is {origin}" if origin else None,
     )
+
+
+def find_and_open(path: str | Path) -> tuple[Path, Checkpoint]:
+    """The file that ``find_checkpoint`` finds, and the checkpoint in it; of a name, what is listed for it."""
+    file = find_checkpoint(path)
+    return file, _open_named(named_model(str(path)), file) if is_name(path) else open_checkpoint(file)
 
 
 def find_checkpoint(path: str | Path) -> Path:

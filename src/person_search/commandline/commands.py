@@ -226,11 +226,10 @@ def run_conversion(file: str, out: Path, *, plugins: Sequence[str]) -> None:
     from person_search.config.sections import flat
 
     import_modules(plugins)
-    source = find_checkpoint(file)
-    kept = on_disk(source)
+    kept = on_disk(find_checkpoint(file))
     if out.exists() and kept.exists() and out.samefile(kept):
         raise UsageError(f"--out {out} is the checkpoint itself; choose another file")
-    stored = load_stored(source)
+    stored = load_stored(file)
     tell(stored.origin)
     model = stored.model
     try:

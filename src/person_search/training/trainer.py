@@ -12,7 +12,7 @@ from person_search.checkpoints.checkpoint import (
     Checkpoint,
     start_from,
 )
-from person_search.checkpoints.loading import find_checkpoint, open_checkpoint
+from person_search.checkpoints.loading import find_and_open
 from person_search.config import Config, with_settings
 from person_search.data.catalogue import notes_of, open_dataset
 from person_search.data.scene import Dataset, Split
@@ -128,8 +128,8 @@ def _prepare(
     model = build_model(config.model, split.num_identities, load_weights=load_weights)
     refuse_what_is_not_predicted(config.evaluation, model.optional_arrays(), "the model")
     if first is not None:
-        path = find_checkpoint(first)
-        start_from(model, open_checkpoint(path), path)
+        path, checkpoint = find_and_open(first)
+        start_from(model, checkpoint, path)
     accelerate(model, config.training)
     run = Run(config, fabric, scaler, model, split, validation)
     if start is not None:
